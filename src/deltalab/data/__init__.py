@@ -1,0 +1,1 @@
+"""Tasks: every batch a pure function of (seed, step). numpy only, no torch."""

@@ -1,0 +1,1 @@
+"""Trials onto machines: the worker's job, the local pool, launching a study."""

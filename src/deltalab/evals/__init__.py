@@ -1,0 +1,1 @@
+"""What a trained model can do: loss, accuracy, accuracy by slice."""

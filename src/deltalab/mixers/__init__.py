@@ -1,0 +1,1 @@
+"""Token mixers, (B, T, D) → (B, T, D)."""

@@ -1,0 +1,74 @@
+"""Shape of the language model that carries the mixers."""
+
+from dataclasses import dataclass
+
+from deltalab.errors import ConfigError
+
+PAPER_LENGTH = 4096
+"""Training length at which the paper's decay range U(1, 16) holds (App. C)."""
+
+
+def decay_range_for(length: int) -> tuple[float, float]:
+    """Range (low, high) of exp(a), the decay rate's scale, for a training length in tokens.
+
+    The paper draws exp(a) from U(1, 16) at 4,096 tokens; at 64 tokens no decaying variant learns a recall
+    task from there, and all learn it from U(0.05, 0.5) (measured). This is the power law through both
+    points, constant above 4,096.
+    """
+    ratio = min(1.0, length / PAPER_LENGTH)
+    return round(ratio**0.72, 4), round(16 * ratio**0.833, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A stack of pre-norm blocks: x + mixer(norm x); x + SwiGLU(norm x).
+
+    Attributes:
+        d_model: width of the residual stream.
+        depth: number of blocks; the layer pattern is tiled over them.
+        heads: heads H of every token mixer.
+        head_dim: key width K per head of the recurrent mixer.
+        value_dim: value width V per head of the recurrent mixer.
+        value_heads: value heads HV, H or a multiple of it (grouped value heads); null means H.
+        mlp_width: hidden width of the SwiGLU; 0 leaves the MLP out. A study may solve it (``match``).
+        conv_width: taps of the causal depthwise short convolution; 0 leaves it out.
+        window: tokens a sliding-window attention layer sees.
+        rope_base: base of the rotary positions of attention layers.
+        norm_eps: epsilon of every RMSNorm.
+        decay_range: [low, high] of exp(a); null follows the training length.
+        dt_range: [low, high] of the initial softplus(δ), log-uniform.
+        vocab_size: tokens of the embedding; null follows the data.
+    """
+
+    d_model: int = 64
+    depth: int = 2
+    heads: int = 2
+    head_dim: int = 16
+    value_dim: int = 16
+    value_heads: int | None = None
+    mlp_width: int = 128
+    conv_width: int = 4
+    window: int = 2048
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-6
+    decay_range: list[float] | None = None
+    dt_range: list[float]
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("d_model", "depth", "heads", "head_dim", "value_dim", "window"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"model.{key}", getattr(self, key), "a whole number from 1")
+        for key in ("mlp_width", "conv_width"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"model.{key}", getattr(self, key), "a whole number from 0")
+        if self.d_model % (2 * self.heads):
+            raise ConfigError(
+                "model.heads", self.heads, f"a divisor of model.d_model / 2 = {self.d_model // 2} (rotary pairs)"
+            )
+        if self.value_heads is not None and (self.value_heads < 1 or self.value_heads % self.heads):
+            raise ConfigError("model.value_heads", self.value_heads, f"a multiple of model.heads = {self.heads}")
+        for key in ("decay_range", "dt_range"):
+            pair = getattr(self, key)
+            if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
+                raise ConfigError(f"model.{key}", pair, "two numbers, 0 < low <= high")

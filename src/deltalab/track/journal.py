@@ -1,0 +1,151 @@
+"""The journal: one append-only JSON-lines file per run directory, written before anything else is told. No torch.
+
+A line is one of
+
+    {"t": 1700000000.0, "event": "state", "state": "running", ...details}
+    {"t": 1700000001.0, "event": "metrics", "step": 20, "values": {"train/loss": 0.69}}
+
+A run directory holds
+
+    config.json      the frozen, fully resolved TrialSpec (TrialSpec.to_dict)
+    provenance.json  code commit, dirty diff, package versions, hardware, Python
+    journal.jsonl    this file's subject
+    claim            who runs the trial now; its mtime is the heartbeat
+    checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
+    model.safetensors  final weights
+    log/             standard output and error of the runs
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+FILE = "journal.jsonl"
+
+
+class State(Enum):
+    """States of a trial. ``completed``, ``failed``, ``diverged`` and ``cancelled`` are terminal."""
+
+    planned = "planned"
+    queued = "queued"
+    running = "running"
+    preempted = "preempted"
+    completed = "completed"
+    failed = "failed"
+    diverged = "diverged"
+    cancelled = "cancelled"
+    lost = "lost"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (State.completed, State.failed, State.diverged, State.cancelled)
+
+
+@dataclass
+class Record:
+    """What a journal says.
+
+    Attributes:
+        state: the last state written (``planned`` when there is no journal).
+        details: the fields written with that state (error, traceback, summary …).
+        metrics: metric name → {step: value}; a step logged again after a resume counts once, the newest.
+        started: time of the first ``running``, seconds since the epoch.
+        updated: time of the last line.
+        seconds: running time summed over all executions.
+        step: the last step logged.
+    """
+
+    state: State = State.planned
+    details: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
+    started: float | None = None
+    updated: float | None = None
+    seconds: float = 0.0
+    step: int = 0
+
+    def last(self, metric: str) -> float | None:
+        """The value at the largest step, or None when it was never logged."""
+        points = self.metrics.get(metric)
+        return points[max(points)] if points else None
+
+
+class Journal:
+    """Appends to a run directory's journal. One writer at a time (the holder of the claim)."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = run_dir / FILE
+        self._mend_torn_line()
+
+    def state(self, state: State, **details: Any) -> None:
+        """Record a change of state; on disk when this returns."""
+        self._append({"t": time.time(), "event": "state", "state": state.value, **details}, durable=True)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Record metrics of a step; survives a killed process."""
+        self._append({"t": time.time(), "event": "metrics", "step": step, "values": values}, durable=False)
+
+    def _append(self, entry: dict[str, Any], durable: bool) -> None:
+        line = json.dumps(entry, separators=(",", ":")) + "\n"
+        with self._path.open("ab") as file:
+            file.write(line.encode())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _mend_torn_line(self) -> None:
+        """End a line that a killed process left half-written, so that the next one starts fresh."""
+        if not self._path.exists() or self._path.stat().st_size == 0:
+            return
+        with self._path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def entries(run_dir: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Whole journal lines from a byte offset on, and the offset after them. Torn lines are passed over."""
+    path = run_dir / FILE
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read()
+    whole = block[: block.rfind(b"\n") + 1]
+    found = []
+    for line in whole.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # half-written by a killed process, mended by the next writer
+            continue
+    return found, offset + len(whole)
+
+
+def read(run_dir: Path) -> Record:
+    """The record of a run directory (an empty one, ``planned``, where nothing has run)."""
+    record = Record()
+    extend(record, entries(run_dir)[0])
+    return record
+
+
+def extend(record: Record, lines: list[dict[str, Any]]) -> None:
+    """Fold further journal lines into a record."""
+    for line in lines:
+        moment = line["t"]
+        resumed = line.get("state") == State.running.value
+        if record.state is State.running and record.updated is not None and not resumed:
+            record.seconds += max(0.0, moment - record.updated)
+        record.updated = moment
+        if line["event"] == "metrics":
+            record.step = line["step"]
+            for name, value in line["values"].items():
+                record.metrics.setdefault(name, {})[line["step"]] = value
+        elif line["event"] == "state":
+            record.state = State(line["state"])
+            record.details = {k: v for k, v in line.items() if k not in ("t", "event", "state")}
+            if record.state is State.running and record.started is None:
+                record.started = moment

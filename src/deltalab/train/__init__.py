@@ -1,0 +1,1 @@
+"""One trial, from a frozen spec to a record."""
