@@ -1,9 +1,17 @@
 """The tasks a trial can train on. Each batch is a pure function of (seed, step)."""
 
+import math
+import re
 from dataclasses import dataclass
 from enum import Enum
 
 from deltalab.errors import ConfigError
+
+Ranges = list[tuple[int, int]]
+"""Inclusive ranges counted from 1; a range is named ``first-last`` where it becomes a slice of a metric."""
+
+BYTE_VOCAB = 257
+"""Tokens of the byte tokenizer: 256 bytes and the end of a document."""
 
 
 class Group(Enum):
@@ -17,6 +25,17 @@ class Group(Enum):
     S4 = "S4"
     S5 = "S5"
     A5 = "A5"
+
+    @property
+    def degree(self) -> int:
+        """n of Zn, Sn, An: the number of points the group permutes."""
+        return int(self.value[1:])
+
+    @property
+    def order(self) -> int:
+        """Number of elements: n for Zn, n! for Sn, n!/2 for An."""
+        symmetric = math.factorial(self.degree)
+        return {"Z": self.degree, "S": symmetric, "A": symmetric // 2}[self.value[0]]
 
 
 class Tokenizer(Enum):
@@ -50,6 +69,16 @@ class DataSpec:
             if getattr(self, key) < 1:
                 raise ConfigError(f"data.{key}", getattr(self, key), "a whole number from 1")
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; tokens and targets share them."""
+        raise NotImplementedError
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Names ``s`` of the position sets for which an evaluation reports ``eval/accuracy/s``."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class StateTrackingSpec(DataSpec):
@@ -60,6 +89,21 @@ class StateTrackingSpec(DataSpec):
 
     group: Group = Group.Z2
 
+    @property
+    def vocab_size(self) -> int:
+        """Order of the group: a token is an element."""
+        return self.group.order
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Positions in steps of ``train_length``, e.g. ``1-32`` (trained) and ``33-64`` (beyond)."""
+        return tuple(range_name(*r) for r in self.position_ranges(self.test_length))
+
+    def position_ranges(self, length: int) -> Ranges:
+        """Positions 1 to ``length`` in steps of ``train_length``; the last step may be shorter."""
+        step = self.train_length
+        return [(first, min(first + step - 1, length)) for first in range(1, length + 1, step)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecallSpec(DataSpec):
@@ -68,7 +112,7 @@ class RecallSpec(DataSpec):
     Attributes:
         pairs: distinct keys bound per sequence.
         overwrites: how many of them are bound again to another value (the newest counts).
-        vocab: tokens; keys come from the lower half, values from the upper half.
+        vocab: tokens; keys come from the lower half, values from the upper half, 0 is filler.
         gap_power: exponent a of the query gaps, p(gap) ∝ a·gap^(a−1); small means early queries.
     """
 
@@ -79,18 +123,46 @@ class RecallSpec(DataSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = 4 * self.pairs + 2 * self.overwrites
-        for key in ("train_length", "test_length"):
-            if need > getattr(self, key):
-                raise ConfigError(f"data.{key}", getattr(self, key), f"at least 4·pairs + 2·overwrites = {need}")
         if self.pairs < 1:
             raise ConfigError("data.pairs", self.pairs, "a whole number from 1")
         if not 0 <= self.overwrites <= self.pairs:
             raise ConfigError("data.overwrites", self.overwrites, f"0 to data.pairs = {self.pairs}")
+        need = 4 * self.pairs + 2 * self.overwrites
+        for key in ("train_length", "test_length"):
+            if need > getattr(self, key):
+                raise ConfigError(f"data.{key}", getattr(self, key), f"at least 4·pairs + 2·overwrites = {need}")
         if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
             raise ConfigError("data.vocab", self.vocab, f"an even number from 2·pairs + 2 = {2 * self.pairs + 2}")
-        if self.gap_power <= 0:
-            raise ConfigError("data.gap_power", self.gap_power, "a number above 0")
+        if not 0 < self.gap_power < math.inf:
+            raise ConfigError("data.gap_power", self.gap_power, "a finite number above 0")
+
+    @property
+    def vocab_size(self) -> int:
+        """``vocab``."""
+        return self.vocab
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Queries by gap, e.g. ``gap/1-4``, and by whether their key was bound again."""
+        names = [f"gap/{range_name(*r)}" for r in self.gap_ranges(self.test_length)]
+        return (*names, "overwritten", "kept") if self.overwrites else tuple(names)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens before the first place a query can take: the pairs and the overwrites."""
+        return 2 * (self.pairs + self.overwrites)
+
+    def query_places(self, length: int) -> int:
+        """Places a query can take in a sequence of ``length`` tokens: every second one after the context."""
+        return (length - self.context_length) // 2
+
+    def gap_ranges(self, length: int) -> Ranges:
+        """Gaps 1 to ``query_places(length)``, each range reaching twice as far: 1-4, 5-8, 9-16, 17-32, …"""
+        last, ranges, first, end = self.query_places(length), [], 1, 4
+        while first <= last:
+            ranges.append((first, min(end, last)))
+            first, end = end + 1, 2 * end
+        return ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +170,10 @@ class TextSpec(DataSpec):
     """Next-token prediction on a corpus that is on every machine, loaded through ``datasets``.
 
     Attributes:
-        corpus: ``stdlib`` is the source of Python's standard library, ``docstrings`` its documentation strings.
+        corpus: ``stdlib`` is the source of Python's standard library, ``docstrings`` the documentation strings in it,
+            in NumPy and in PyTorch.
         tokenizer: bytes or a byte-level BPE trained on the corpus.
-        bpe_vocab: tokens of the BPE.
+        bpe_vocab: tokens of the BPE, the end of a document included.
         corpus_sha256: hash of the corpus text; null is filled in when the trial is resolved, so trials on different
             Pythons never share an id.
     """
@@ -114,3 +187,15 @@ class TextSpec(DataSpec):
         super().__post_init__()
         if self.tokenizer is Tokenizer.bpe and not 260 <= self.bpe_vocab <= 65536:
             raise ConfigError("data.bpe_vocab", self.bpe_vocab, "260 to 65536")
+        if self.corpus_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.corpus_sha256):
+            raise ConfigError("data.corpus_sha256", self.corpus_sha256, "null or 64 hexadecimal digits")
+
+    @property
+    def vocab_size(self) -> int:
+        """257 for bytes, ``bpe_vocab`` for BPE; the last id is the end of a document."""
+        return BYTE_VOCAB if self.tokenizer is Tokenizer.bytes else self.bpe_vocab
+
+
+def range_name(first: int, last: int) -> str:
+    """``first-last``: how a range is called in a metric's name."""
+    return f"{first}-{last}"

@@ -1,8 +1,8 @@
 """Where studies and trials live on disk, and what is known of them.
 
-    RUNS/trials/<trial id>/          a run directory (see track.journal)
-    RUNS/studies/<study>/study.json  which cells and trials a study asks for
-    RUNS/studies/<study>/report/     what analysis.compare wrote
+RUNS/trials/<trial id>/          a run directory (see track.journal)
+RUNS/studies/<study>/study.json  which cells and trials a study asks for
+RUNS/studies/<study>/report/     what analysis.compare wrote
 """
 
 import json
@@ -15,12 +15,9 @@ from deltalab.errors import NotFoundError
 from deltalab.spec.study import StudySpec
 from deltalab.spec.trial import TrialSpec, to_plain
 from deltalab.track import journal
+from deltalab.track.claim import alive
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Record, State
-
-HEARTBEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
-"""A running trial whose claim was not touched for this long is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +142,6 @@ def record_of(runs: Path, trial_id: str) -> Record:
     return record
 
 
-def alive(run_dir: Path) -> bool:
-    """Whether a process that claims the run directory still beats."""
-    try:
-        return time.time() - (run_dir / "claim").stat().st_mtime < STALE_SECONDS
-    except FileNotFoundError:
-        return False
+def state_of(runs: Path, trial_id: str) -> State:
+    """The state alone."""
+    return record_of(runs, trial_id).state

@@ -1,0 +1,104 @@
+"""The local pool: submitit workers on this machine and a queue of trials; one GPU a worker where there are GPUs."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from deltalab.dispatch.job import run_trials
+from deltalab.spec.launcher import Device, LauncherSpec
+
+MONTH_MINUTES = 30 * 24 * 60
+"""submitit's local executor stops a job after two minutes unless told otherwise."""
+
+
+class LocalPool:
+    """Runs queued run directories, ``workers`` at a time.
+
+    Ctrl-C does not reach the workers (they ignore SIGINT): ``stop`` asks them to checkpoint and end.
+
+    Args:
+        launcher: workers, threads, trials per job, device.
+        folder: where submitit keeps its files.
+    """
+
+    def __init__(self, launcher: LauncherSpec, folder: Path) -> None:
+        gpus = [] if launcher.device is Device.cpu else visible_gpus()
+        cores = len(os.sched_getaffinity(0))
+        self.workers = launcher.workers or len(gpus) or max(2, cores // 2)
+        self.threads = launcher.threads or max(1, cores // self.workers)
+        self.device = launcher.device
+        self._per_job = launcher.trials_per_job
+        self._folder = folder
+        self._slots: dict[int, Any] = dict.fromkeys(range(self.workers))
+        self._gpus = gpus
+        self._queue: deque[Path] = deque()
+
+    def add(self, run_dirs: list[Path]) -> None:
+        """Queue trials."""
+        self._queue.extend(run_dirs)
+
+    @property
+    def queued(self) -> int:
+        """Trials not yet handed to a worker."""
+        return len(self._queue)
+
+    def turn(self) -> bool:
+        """Collect finished workers and start new ones; False once nothing is left to do."""
+        for slot, job in self._slots.items():
+            if job is not None and job.done():
+                self._collect(job)
+                self._slots[slot] = None
+            if self._slots[slot] is None and self._queue:
+                self._slots[slot] = self._start(slot)
+        return any(job is not None for job in self._slots.values())
+
+    def stop(self) -> None:
+        """Empty the queue and ask every worker to checkpoint and end."""
+        self._queue.clear()
+        for job in self._slots.values():
+            if job is not None and not job.done():
+                job._process.send_signal(signal.SIGTERM)
+
+    def _start(self, slot: int) -> Any:
+        batch = [self._queue.popleft() for _ in range(min(self._per_job, len(self._queue)))]
+        executor = submitit.AutoExecutor(folder=self._folder / "%j", cluster="local")
+        gpu = (self._gpus[slot % len(self._gpus)],) if self._gpus else ()
+        executor.update_parameters(timeout_min=MONTH_MINUTES, gpus_per_node=len(gpu), visible_gpus=gpu)
+        with _sigint_ignored():
+            return executor.submit(run_trials, [str(path) for path in batch], self.device.value, self.threads)
+
+    def _collect(self, job: Any) -> None:
+        """Reap the worker. Its trials' journals say how they ended; submitit's files stay only if it failed."""
+        job._process.wait()
+        with contextlib.suppress(submitit.core.utils.UncompletedJobError):  # killed: its files tell more
+            if job.exception() is None:
+                shutil.rmtree(job.paths.folder, ignore_errors=True)
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the GPUs this process may use, asked of the driver and not of torch."""
+    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if masked is not None:
+        return [int(part) for part in masked.split(",") if part.strip().isdigit()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+
+
+@contextlib.contextmanager
+def _sigint_ignored() -> Iterator[None]:
+    """Processes started in the block ignore SIGINT, so that a terminal's Ctrl-C reaches the launcher alone."""
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)

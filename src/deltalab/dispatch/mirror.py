@@ -1,0 +1,59 @@
+"""The MLflow mirror beside a launch: a process of its own, so that MLflow never slows or stops a trial."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from deltalab.spec.tracking import TrackingSpec
+
+FLUSH_SECONDS = 60
+"""How long the end of a launch waits for the last batches."""
+
+
+class Mirror:
+    """Runs ``deltalab.track.mlflow`` while the block runs, then lets it send the rest and end.
+
+    Args:
+        runs: the runs folder.
+        study: its name.
+        tracking: with ``mlflow: false`` nothing is started.
+        console: where to say that something was left unsent.
+    """
+
+    def __init__(self, runs: Path, study: str, tracking: TrackingSpec, console: Console) -> None:
+        self._study, self._tracking, self._console = study, tracking, console
+        self._runs = runs
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Mirror":
+        if self._tracking.mlflow:
+            log = self._runs / "studies" / self._study / "mlflow.log"
+            command = [sys.executable, "-m", "deltalab.track.mlflow", str(self._runs), self._study]
+            command += ["--every", str(self._tracking.flush_seconds)]
+            if self._tracking.uri:
+                command += ["--uri", self._tracking.uri]
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            ended = self._process.wait(FLUSH_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            ended = 1
+        if ended != 0:
+            log = self._runs / "studies" / self._study / "mlflow.log"
+            self._console.print(
+                f"MLflow was not brought up to date ({log}); nothing is lost: `deltalab sync {self._study}` does it later",
+                style="yellow",
+                highlight=False,
+            )

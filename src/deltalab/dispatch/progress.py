@@ -1,0 +1,155 @@
+"""What a user sees while trials run: done, running, queued, loss and accuracy, time to go."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deltalab.track import journal
+from deltalab.track.journal import Record, State
+
+LINE_SECONDS = 10.0
+"""Where the output is no terminal, a line at most this often (and one per trial that ends)."""
+
+
+@dataclass
+class Followed:
+    """A trial whose journal is read as it grows.
+
+    ``skip_state``: the state on disk is of an earlier run that is about to be repeated or resumed.
+    """
+
+    trial: str
+    name: str
+    run_dir: Path
+    skip_state: bool = False
+    record: Record = field(default_factory=Record)
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.poll()
+        if self.skip_state:
+            self.record.state = State.queued
+
+    def poll(self) -> None:
+        """Read what was appended since."""
+        lines, self.offset = journal.entries(self.run_dir, self.offset)
+        journal.extend(self.record, lines)
+
+    @property
+    def steps(self) -> int:
+        """Steps the trial will take, as its running state says (1 before it runs)."""
+        return int(self.record.details.get("steps", 1))
+
+    @property
+    def share(self) -> float:
+        """Finished part of the trial, 0 to 1."""
+        return 1.0 if self.record.state.terminal else min(1.0, self.record.step / self.steps)
+
+
+class Progress:
+    """Follows trials and shows them: a live panel on a terminal, plain lines elsewhere.
+
+    Args:
+        console: where to print.
+        trials: every trial of the study with its display name and run directory.
+        workers: trials at a time, for the time to go.
+    """
+
+    def __init__(self, console: Console, trials: Iterable[Followed], workers: int) -> None:
+        self.console, self.workers = console, workers
+        self.trials = list(trials)
+        self._told = {t.trial for t in self.trials if t.record.state.terminal}
+        self._at_start = sum(t.share for t in self.trials)
+        self._began = time.monotonic()
+        self._spoke = 0.0
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, queued: int) -> None:
+        """Read the journals and refresh; trials that ended get a line that stays."""
+        for trial in self.trials:
+            if trial.trial not in self._told:
+                trial.poll()
+                if trial.record.state.terminal:
+                    self._told.add(trial.trial)
+                    self.console.print(_ended(trial), highlight=False, soft_wrap=True)
+        if self._live:
+            self._live.update(self._panel(queued))
+        elif time.monotonic() - self._spoke > LINE_SECONDS:
+            self._spoke = time.monotonic()
+            self.console.print(self._summary(queued), highlight=False, soft_wrap=True)
+            for trial in self.running:
+                self.console.print(f"  {trial.name}: {_figures(trial)}", highlight=False, soft_wrap=True)
+
+    @property
+    def running(self) -> list[Followed]:
+        return [t for t in self.trials if t.record.state is State.running and t.trial not in self._told]
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go at the pace so far, or None before there is one."""
+        gained = sum(t.share for t in self.trials) - self._at_start
+        left = len(self.trials) - self._at_start - gained
+        elapsed = time.monotonic() - self._began
+        return left * elapsed / gained if gained > 0.05 else None
+
+    def _summary(self, queued: int) -> str:
+        done = sum(t.record.state.terminal for t in self.trials)
+        eta = "" if self.eta is None else f", about {duration(self.eta)} to go"
+        return f"{done} of {len(self.trials)} trials done, {len(self.running)} running, {queued} queued{eta}"
+
+    def _panel(self, queued: int) -> Group:
+        bar = ProgressBar(total=len(self.trials), completed=sum(t.share for t in self.trials), width=40)
+        table = Table.grid(padding=(0, 2))
+        for trial in self.running:
+            table.add_row(Text("  " + trial.name, style="cyan"), _figures(trial))
+        return Group(Text(self._summary(queued)), bar, table)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _figures(trial: Followed) -> str:
+    record = trial.record
+    parts = [f"step {record.step}/{trial.steps}"]
+    for label, metric, form in (
+        ("loss", "train/loss", ".4f"),
+        ("accuracy", "train/accuracy", ".3f"),
+        ("", "train/tokens_per_second", ",.0f"),
+    ):
+        value = record.last(metric)
+        if value is not None:
+            parts.append(f"{label} {value:{form}}".strip() + ("" if label else " tokens/s"))
+    return ", ".join(parts)
+
+
+def _ended(trial: Followed) -> Text:
+    record = trial.record
+    if record.state is State.completed:
+        values = {"loss": record.last("eval/loss"), "accuracy": record.last("eval/accuracy")}
+        said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+        return Text.assemble(("✓ ", "green"), f"{trial.name}: {said} ({duration(record.seconds)})")
+    said = record.details.get("error", "")
+    return Text.assemble(("✗ ", "red"), f"{trial.name}: {record.state.value}: {said}; log {trial.run_dir / 'log.txt'}")

@@ -1,0 +1,207 @@
+"""Launch a plan: skip what is completed, run or resume the rest, show it, say how it ended."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deltalab.dispatch.job import LOG, StopSignal, run_one
+from deltalab.dispatch.local import LocalPool
+from deltalab.dispatch.mirror import Mirror
+from deltalab.dispatch.progress import Followed, Progress, duration
+from deltalab.dispatch.show import show_plan
+from deltalab.errors import Busy
+from deltalab.spec.launcher import Kind, LauncherSpec
+from deltalab.spec.tracking import TrackingSpec
+from deltalab.study import ledger
+from deltalab.study.plan import Plan
+from deltalab.track.claim import alive
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import State
+
+TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
+TO_RETRY = (State.failed, State.diverged, State.cancelled)
+ATTEMPTS = 2
+"""Times a launch hands a trial to a worker: a worker that died is replaced once."""
+
+
+def launch(
+    plan: Plan,
+    launcher: LauncherSpec,
+    tracking: TrackingSpec,
+    runs: Path,
+    command: str,
+    provenance: dict[str, Any],
+    console: Console,
+) -> int:
+    """Record the study, run what is missing, wait for it.
+
+    Args:
+        plan: from ``study.plan.make_plan``.
+        launcher: how to run.
+        tracking: whether and where to mirror.
+        runs: the runs folder.
+        command: the command line, for the record.
+        provenance: from ``track.provenance``.
+        console: where to show.
+
+    Returns:
+        Exit code: 0 all completed (or diverged, a result), 1 some failed, 130 interrupted.
+    """
+    show_plan(console, plan)
+    states = TO_RUN + (TO_RETRY if launcher.retry_failed else ())
+    pending = plan.with_state(*states)
+    elsewhere = plan.with_state(State.running)
+    ledger.write_study(runs, plan.study, plan.cells, command, provenance)
+    for trial in pending:
+        folder = ledger.freeze(runs, plan.specs[trial])
+        write_atomic(folder / "provenance.json", json.dumps(provenance, indent=1))
+    began = time.monotonic()
+    stop = StopSignal()
+    if pending or elsewhere:
+        if elsewhere:
+            console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
+        with Mirror(runs, plan.study.name, tracking, console), _stops_on_ctrl_c(stop):
+            run = _run_inline if launcher.kind is Kind.inline else _run_pool
+            run(plan, pending, elsewhere, launcher, runs, stop, console)
+    else:
+        console.print("Every trial is done already; nothing to run.", highlight=False)
+    return _closing(plan, runs, stop, bool(pending), time.monotonic() - began, console)
+
+
+def _run_pool(
+    plan: Plan,
+    pending: list[str],
+    elsewhere: list[str],
+    launcher: LauncherSpec,
+    runs: Path,
+    stop: StopSignal,
+    console: Console,
+) -> None:
+    pool = LocalPool(launcher, runs / ".submitit")
+    pool.add([ledger.trial_dir(runs, trial) for trial in pending])
+    attempts = dict.fromkeys(pending, 1)
+    stopping = False
+    with Progress(console, _followed(plan, runs, set(pending)), pool.workers) as progress:
+        while True:
+            working = pool.turn()
+            progress.show(pool.queued)
+            if stop() and not stopping:
+                stopping = True
+                console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
+                pool.stop()
+            if not working and not any(alive(ledger.trial_dir(runs, trial)) for trial in elsewhere):
+                again = [] if stopping else _unfinished(runs, attempts, elsewhere)
+                if not again:
+                    return
+                pool.add([ledger.trial_dir(runs, trial) for trial in again])
+                elsewhere = []
+            time.sleep(0.2)
+
+
+def _unfinished(runs: Path, attempts: dict[str, int], elsewhere: list[str]) -> list[str]:
+    """Trials whose worker died, or whose other launcher did, that may be tried again; counts the attempt."""
+    found = []
+    for trial in [*attempts, *elsewhere]:
+        if ledger.state_of(runs, trial) in TO_RUN and attempts.get(trial, 0) < ATTEMPTS:
+            attempts[trial] = attempts.get(trial, 0) + 1
+            found.append(trial)
+    return found
+
+
+def _run_inline(
+    plan: Plan,
+    pending: list[str],
+    elsewhere: list[str],
+    launcher: LauncherSpec,
+    runs: Path,
+    stop: StopSignal,
+    console: Console,
+) -> None:
+    """One trial after another in this process; a trial that fails is in its log, the others go on."""
+    threads = launcher.threads or len(os.sched_getaffinity(0))
+    left = [ledger.trial_dir(runs, trial) for trial in pending]
+    with Progress(console, _followed(plan, runs, set(pending)), 1) as progress, _refreshing(progress, left):
+        while left and not stop():
+            folder = left.pop(0)
+            try:
+                run_one(folder, launcher.device, threads, stop)
+            except Busy as busy:
+                console.print(str(busy), highlight=False)
+            except Exception:
+                with (folder / LOG).open("a") as log:
+                    traceback.print_exc(file=log)
+
+
+@contextlib.contextmanager
+def _refreshing(progress: Progress, left: list[Path]) -> Iterator[None]:
+    """Keep the display fresh from a thread while this one trains."""
+    done = threading.Event()
+
+    def refresh() -> None:
+        while not done.wait(0.3):
+            progress.show(len(left))
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        progress.show(len(left))
+
+
+def _followed(plan: Plan, runs: Path, pending: set[str]) -> Iterator[Followed]:
+    names = {trial: f"{cell.name} seed={seed}" for cell in plan.cells for seed, trial in cell.trials.items()}
+    for trial in plan.specs:
+        folder = ledger.trial_dir(runs, trial)
+        yield Followed(trial, names[trial], folder, skip_state=trial in pending)
+
+
+@contextlib.contextmanager
+def _stops_on_ctrl_c(stop: StopSignal) -> Iterator[None]:
+    """First Ctrl-C (or SIGTERM) asks for a clean stop, a second Ctrl-C interrupts."""
+
+    def ask(signum: int, frame: Any) -> None:
+        if stop.asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.ask()
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _closing(plan: Plan, runs: Path, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:
+    """Say how the launch ended; returns the exit code."""
+    states = {trial: ledger.state_of(runs, trial) for trial in plan.specs}
+    counts = Counter(states.values())
+    said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
+    console.print(f"{plan.study.name}: {said}" + (f" in {duration(seconds)}" if ran else ""), highlight=False)
+    for trial, state in states.items():
+        if state in (State.failed, State.lost):
+            record = ledger.record_of(runs, trial)
+            where = ledger.trial_dir(runs, trial) / LOG
+            error = record.details.get("error", "its process died")
+            console.print(
+                f"  {trial} {state.value}: {error}; log {where}", style="red", highlight=False, soft_wrap=True
+            )
+    if stop():
+        console.print("Interrupted; nothing is lost: the same command continues from the checkpoints.")
+        return 130
+    if counts[State.failed] and not ran:
+        console.print("Run them again with hydra.launcher.retry_failed=true", highlight=False)
+    return 1 if counts[State.failed] or counts[State.lost] else 0

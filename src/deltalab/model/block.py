@@ -1,0 +1,50 @@
+"""A pre-norm block: x + mixer(norm x); x + SwiGLU(norm x)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltalab.mixers.attention import Attention
+from deltalab.mixers.base import TokenMixer
+from deltalab.mixers.gated_delta import GatedDelta
+from deltalab.spec.model import ModelSpec
+from deltalab.spec.variant import Layer, VariantSpec
+
+
+class SwiGLU(nn.Module):
+    """W_down (SiLU(W_gate x) ⊙ W_up x), [B, T, D] → [B, T, D]."""
+
+    def __init__(self, d_model: int, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(d_model, width, bias=False)
+        self.up = nn.Linear(d_model, width, bias=False)
+        self.down = nn.Linear(width, d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Block(nn.Module):
+    """One layer of the pattern with its MLP (none when ``model.mlp_width`` is 0)."""
+
+    def __init__(self, layer: Layer, variant: VariantSpec, model: ModelSpec) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(model.d_model, eps=model.norm_eps)
+        self.mixer = make_mixer(layer, variant, model)
+        self.mlp_norm = nn.RMSNorm(model.d_model, eps=model.norm_eps) if model.mlp_width else None
+        self.mlp = SwiGLU(model.d_model, model.mlp_width) if model.mlp_width else None
+
+    def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), cu_seqlens)
+        if self.mlp is not None and self.mlp_norm is not None:
+            x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return x_BTD
+
+
+def make_mixer(layer: Layer, variant: VariantSpec, model: ModelSpec) -> TokenMixer:
+    """The mixer an entry of the layer pattern stands for."""
+    makers = {
+        Layer.mixer: lambda: GatedDelta(variant, model),
+        Layer.swa: lambda: Attention(model, model.window),
+        Layer.attention: lambda: Attention(model, None),
+    }
+    return makers[layer]()

@@ -1,0 +1,308 @@
+"""MLflow as a mirror of the journals: an experiment per study, a parent run, a child run per trial. The only importer of mlflow.
+
+Journals come first; this copies what they say, in batches, and remembers how far it came in
+RUNS/studies/STUDY/mlflow.json. ``python -m deltalab.track.mlflow RUNS STUDY`` follows a launch until it is told to end.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deltalab.errors import DeltalabError
+from deltalab.spec.trial import flatten
+from deltalab.track import journal
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import Record, State
+
+METRICS_PER_BATCH = 1000
+"""What one log_batch call of MLflow takes."""
+STATUS = {
+    State.completed: "FINISHED",
+    State.failed: "FAILED",
+    State.diverged: "FAILED",
+    State.cancelled: "KILLED",
+    State.preempted: "SCHEDULED",
+    State.lost: "KILLED",
+}
+
+
+class MirrorFailed(DeltalabError):
+    """The tracking server could not be reached or refused; the journals still hold everything."""
+
+
+@dataclass
+class Cursor:
+    """How much of one trial is in MLflow.
+
+    Attributes:
+        run_id: MLflow's run.
+        offset: bytes of the journal that were sent.
+        step: largest step sent; steps that a resume logs again are not sent twice.
+        state: last state sent.
+    """
+
+    run_id: str
+    offset: int = 0
+    step: int = -1
+    state: str = ""
+
+
+@dataclass
+class Book:
+    """What mlflow.json holds: the server the runs are on, the experiment, the parent run, a cursor per trial."""
+
+    uri: str
+    experiment_id: str
+    parent: str
+    trials: dict[str, Cursor] = field(default_factory=dict)
+
+
+def tracking_uri(runs: Path, uri: str | None = None) -> str:
+    """The URI asked for, else MLFLOW_TRACKING_URI, else SQLite in the runs folder."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+class Mirror:
+    """Sends what is new in a study's journals.
+
+    Args:
+        runs: the runs folder.
+        study: a launched study.
+        uri: see ``tracking_uri``.
+        fresh: forget what was sent and write new runs.
+    """
+
+    def __init__(self, runs: Path, study: str, uri: str | None = None, fresh: bool = False) -> None:
+        self.folder = runs / "studies" / study
+        self.trials = runs / "trials"
+        self.uri = tracking_uri(runs, uri)
+        self._artifacts = str((runs / "mlflow-artifacts").resolve()) if self.uri.startswith("sqlite:") else None
+        self._client: Any = None
+        self._book: Book | None = None
+        self._fresh = fresh
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The study's record, read again each time: a later launch may have added cells."""
+        return json.loads((self.folder / "study.json").read_text())
+
+    def sync(self) -> int:
+        """Send everything that is new.
+
+        Returns:
+            Trials that had something new.
+
+        Raises:
+            MirrorFailed: the server could not be reached or refused.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            book = self._open_book()
+            sent = 0
+            record = self.record
+            for cell in record["cells"]:
+                for seed, trial in cell["trials"].items():
+                    sent += self._sync_trial(book, record, cell, int(seed), trial)
+            self._end_parent(book, record)
+            return sent
+        except (MlflowException, OSError) as error:
+            raise MirrorFailed(f"MLflow at {self.uri}: {str(error).splitlines()[0]}") from error
+
+    def log_folder(self, folder: Path) -> str:
+        """Put a folder (the report) beside the parent run; returns the parent's run id.
+
+        Raises:
+            MirrorFailed: the server could not be reached or refused.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            book = self._open_book()
+            self._client.log_artifacts(book.parent, str(folder), folder.name)
+            return book.parent
+        except (MlflowException, OSError) as error:
+            raise MirrorFailed(f"MLflow at {self.uri}: {str(error).splitlines()[0]}") from error
+
+    def _open_book(self) -> Book:
+        """Connect, and find or make the experiment and the parent run."""
+        if self._book is not None:
+            return self._book
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self.uri)
+        path = self.folder / "mlflow.json"
+        if path.exists() and not self._fresh:
+            plain = json.loads(path.read_text())
+            cursors = {trial: Cursor(**cursor) for trial, cursor in plain.pop("trials").items()}
+            if plain["uri"] == self.uri:
+                self._book = Book(**plain, trials=cursors)
+                return self._book
+        self._book = self._new_book()
+        self._save()
+        return self._book
+
+    def _new_book(self) -> Book:
+        record = self.record
+        name = record["study"]["name"]
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name, self._artifacts)
+        tags = {
+            "deltalab.kind": "study",
+            "deltalab.study": name,
+            "deltalab.commit": record["provenance"]["commit"],
+            "mlflow.note.content": record["study"]["question"] or name,
+        }
+        parent = self._client.create_run(experiment, run_name=name, tags=tags)
+        return Book(uri=self.uri, experiment_id=experiment, parent=parent.info.run_id)
+
+    def _sync_trial(self, book: Book, record: dict[str, Any], cell: dict[str, Any], seed: int, trial: str) -> int:
+        run_dir = self.trials / trial
+        if not (run_dir / journal.FILE).exists():
+            return 0
+        if trial not in book.trials:
+            book.trials[trial] = Cursor(run_id=self._new_run(book, record, cell, seed, trial))
+            self._save()
+        cursor = book.trials[trial]
+        lines, offset = journal.entries(run_dir, cursor.offset)
+        if not lines:
+            return 0
+        self._send(cursor, lines)
+        cursor.offset = offset
+        self._save()
+        return 1
+
+    def _new_run(self, book: Book, record: dict[str, Any], cell: dict[str, Any], seed: int, trial: str) -> str:
+        from mlflow.entities import Param, RunTag
+
+        run_dir = self.trials / trial
+        config = json.loads((run_dir / "config.json").read_text())
+        tags = {
+            "mlflow.parentRunId": book.parent,
+            "deltalab.kind": "trial",
+            "deltalab.study": record["study"]["name"],
+            "deltalab.trial": trial,
+            "deltalab.cell": cell["name"],
+            "deltalab.commit": record["provenance"]["commit"],
+            "variant": config["variant"]["name"],
+            "seed": str(seed),
+            **{f"level.{factor}": level for factor, level in cell["levels"].items()},
+        }
+        name = " ".join([*cell["levels"].values(), f"s{seed}"])
+        run_id = self._client.create_run(book.experiment_id, run_name=name, tags=tags).info.run_id
+        params = {**flatten(config), "parameters": cell["parameters"], "state_size": cell["state_size"]}
+        self._client.log_batch(
+            run_id,
+            params=[Param(key, str(value)) for key, value in params.items()],
+            tags=[RunTag("mlflow.note.content", f"{cell['name']} seed={seed}")],
+        )
+        self._client.log_artifact(run_id, str(run_dir / "config.json"))
+        return run_id
+
+    def _send(self, cursor: Cursor, lines: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        record = Record()
+        journal.extend(record, lines)
+        points = [
+            Metric(name, value, int(line["t"] * 1000), line["step"])
+            for line in lines
+            if line["event"] == "metrics" and line["step"] > cursor.step
+            for name, value in line["values"].items()
+        ]
+        for start in range(0, len(points), METRICS_PER_BATCH):
+            self._client.log_batch(cursor.run_id, metrics=points[start : start + METRICS_PER_BATCH])
+        cursor.step = max([cursor.step, *(point.step for point in points)])
+        state = next((line["state"] for line in reversed(lines) if line["event"] == "state"), cursor.state)
+        if state != cursor.state:
+            cursor.state = state
+            self._client.log_batch(cursor.run_id, tags=[RunTag("deltalab.state", state)])
+            self._client.update_run(cursor.run_id, status=STATUS.get(State(state), "RUNNING"))
+
+    def _end_parent(self, book: Book, record: dict[str, Any]) -> None:
+        wanted = {trial for cell in record["cells"] for trial in cell["trials"].values()}
+        states = {State(c.state) for t, c in book.trials.items() if t in wanted and c.state}
+        all_there = wanted <= set(book.trials) and all(state.terminal for state in states)
+        self._client.update_run(book.parent, status="FINISHED" if all_there else "RUNNING")
+
+    def _save(self) -> None:
+        assert self._book is not None
+        write_atomic(self.folder / "mlflow.json", json.dumps(asdict(self._book), indent=1))
+
+
+def log_report(runs: Path, study: str, folder: Path) -> str | None:
+    """Put the report beside the study's parent run.
+
+    Returns:
+        The parent's run id, or None when the study has no MLflow mirror or it cannot be reached.
+    """
+    if not (runs / "studies" / study / "mlflow.json").exists():
+        return None
+    quiet_mlflow()
+    uri = json.loads((runs / "studies" / study / "mlflow.json").read_text())["uri"]
+    try:
+        with alone(runs, study):
+            return Mirror(runs, study, uri).log_folder(folder)
+    except DeltalabError:
+        return None
+
+
+@contextlib.contextmanager
+def alone(runs: Path, study: str) -> Iterator[None]:
+    """One mirror per study at a time on this machine; a second one waits."""
+    with (runs / "studies" / study / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def quiet_mlflow() -> None:
+    """Few retries, so that an unreachable server is noticed in seconds; no chatter on standard error."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def follow(runs: Path, study: str, uri: str | None, every: float) -> int:
+    """Mirror until SIGTERM, then once more; exit code 1 when the last attempt failed."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    quiet_mlflow()
+    launcher = os.getppid()
+    with alone(runs, study):
+        mirror = Mirror(runs, study, uri)
+        while True:
+            last = stop.is_set() or os.getppid() != launcher
+            try:
+                mirror.sync()
+                failed = False
+            except MirrorFailed as error:
+                print(error, file=sys.stderr, flush=True)
+                failed = True
+            if last:
+                return int(failed)
+            stop.wait(every)
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(description="Mirror a study's journals to MLflow until SIGTERM.")
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("study")
+    parser.add_argument("--uri")
+    parser.add_argument("--every", type=float, default=5.0)
+    arguments = parser.parse_args()
+    return follow(arguments.runs, arguments.study, arguments.uri, arguments.every)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,51 @@
+"""Where results come from: code commit and local changes, package versions, machine. No torch."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("deltalab", "torch", "triton", "hydra-core", "submitit", "mlflow", "datasets", "numpy")
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """What a reader needs to know to trust or repeat a result.
+
+    Args:
+        root: the checkout; outside a git work tree the commit is "unknown".
+    """
+    return {
+        "commit": _git(root, "rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "diff": _git(root, "diff", "HEAD"),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "host": platform.node(),
+        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "platform": platform.platform(),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

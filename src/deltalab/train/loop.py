@@ -1,0 +1,151 @@
+"""The training loop of one trial: step, log, evaluate, checkpoint, stop."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltalab.data.batch import IGNORE, make_task
+from deltalab.evals.accuracy import evaluate
+from deltalab.model.init import initialise
+from deltalab.model.language_model import LanguageModel
+from deltalab.spec.train import Precision
+from deltalab.spec.trial import TrialSpec
+from deltalab.track.journal import Journal
+from deltalab.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from deltalab.train.optim import learning_rate, make_optimizer
+
+
+class Diverged(Exception):
+    """The loss is NaN or above ``train.loss_bound``: a result, not a failure."""
+
+
+class Trainer:
+    """Holds a trial's model, optimiser, task and position.
+
+    Args:
+        spec: the frozen trial.
+        run_dir: its run directory; the newest checkpoint there is resumed.
+        device: where to train.
+        journal: where metrics go.
+    """
+
+    def __init__(self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal) -> None:
+        self.spec, self.run_dir, self.device, self.journal = spec, run_dir, device, journal
+        torch.manual_seed(spec.seed)
+        self.task = make_task(spec.data, spec.seed)
+        self.model = build_model(spec, device)
+        self.optimizer = make_optimizer(self.model, spec.train)
+        self.step = 0
+        checkpoint = latest_checkpoint(run_dir)
+        if checkpoint is not None:
+            self.step = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
+        self._tick = (self.step, time.perf_counter())
+
+    def run(self, stop: Callable[[], bool]) -> bool:
+        """Train to the end, or until ``stop()`` asks: then a checkpoint is written and False returned.
+
+        Raises:
+            Diverged: the loss is NaN or over its bound.
+        """
+        train, evaluation = self.spec.train, self.spec.eval
+        while self.step < train.steps:
+            if stop():
+                self.save()
+                return False
+            self._train_step()
+            if self.step == train.steps:
+                break
+            if evaluation.every and self.step % evaluation.every == 0:
+                self.evaluate()
+            if train.checkpoint_every and self.step % train.checkpoint_every == 0:
+                self.save()
+        self.evaluate()
+        save_weights(self.run_dir / "model.safetensors", self.model)
+        return True
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure on held-out sequences and journal what comes out."""
+        values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
+        self.journal.metrics(self.step, values)
+        return values
+
+    def save(self) -> None:
+        """Write a checkpoint at the present step."""
+        if self.step:
+            save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
+
+    def _train_step(self) -> None:
+        train = self.spec.train
+        lr = learning_rate(train, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = self.task.train_batch(self.step, train.batch_size)
+        tokens, targets = (torch.from_numpy(part).to(self.device) for part in (batch.tokens, batch.targets))
+        scored = (targets != IGNORE).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total, correct = 0.0, 0.0
+        for tokens_part, targets_part in zip(
+            tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True
+        ):
+            with self._autocast():
+                logits = self.model(tokens_part)
+            loss = _summed_loss(logits, targets_part) / scored
+            loss.backward()
+            total = total + loss.detach()
+            correct = correct + (logits.detach().argmax(-1) == targets_part).sum()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
+        self.optimizer.step()
+        self.step += 1
+        if self.step % train.log_every == 0 or self.step in (1, train.steps):
+            self._log(float(total), float(correct) / int(scored), float(norm), lr, tokens.numel())
+
+    def _log(self, loss: float, accuracy: float, norm: float, lr: float, tokens: int) -> None:
+        step, moment = self._tick
+        self._tick = (self.step, time.perf_counter())
+        rate = tokens * (self.step - step) / max(1e-9, self._tick[1] - moment)
+        values = {
+            "train/loss": loss,
+            "train/accuracy": accuracy,
+            "train/grad_norm": norm,
+            "train/lr": lr,
+            "train/tokens_per_second": rate,
+        }
+        self.journal.metrics(self.step, values)
+        if not math.isfinite(loss) or loss > self.spec.train.loss_bound:
+            raise Diverged(f"loss {loss} at step {self.step}, bound {self.spec.train.loss_bound}")
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.spec.train.precision is Precision.fp32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
+    """The trial's model with its initial values: laid out on the meta device, then allocated and filled."""
+    with torch.device("meta"):
+        model = LanguageModel(spec.variant, spec.model)
+    model = model.to_empty(device=device)
+    initialise(model, spec.model, spec.seed)
+    return model
+
+
+def load_model(run_dir: Path, device: torch.device) -> LanguageModel:
+    """A completed trial's model with its final weights."""
+    from safetensors.torch import load_file
+
+    spec = TrialSpec.from_dict(json.loads((run_dir / "config.json").read_text()))
+    model = build_model(spec, device)
+    model.load_state_dict(load_file(run_dir / "model.safetensors", device=str(device)))
+    return model
+
+
+def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")

@@ -1,0 +1,36 @@
+"""Hydra's shim: gathers the jobs of a multirun into studies and hands them to ``dispatch``. Imported by every Hydra app
+on the machine, so nothing heavy is imported at the top."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class DeltalabLauncher(Launcher):
+    """``hydra/launcher=local|inline``: plans, dispatches and waits; exits with the study's code.
+
+    Args:
+        options: the fields of ``spec.launcher.LauncherSpec``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from deltalab.dispatch.launch import launch_jobs
+        from deltalab.spec.launcher import LauncherSpec
+
+        assert self._config is not None, "Hydra calls setup before launch"
+        code = launch_jobs(job_overrides, LauncherSpec(**self._options), self._config)
+        if code:
+            sys.exit(code)
+        return []

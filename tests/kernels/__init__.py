@@ -1,0 +1,1 @@
+"""Tests of the kernels: every form against the tokenwise definition, gradients included."""

@@ -1,0 +1,67 @@
+"""Counted costs against the modules themselves, laid out on the meta device."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from deltalab.model.accounting import cost, solve_mlp_width
+from deltalab.model.language_model import LanguageModel
+from tests.specs import VARIANTS, trial
+
+SHAPES = [
+    [],
+    ["variant.pattern=[mixer,swa]"],
+    ["variant.pattern=[attention,mixer]", "model.depth=3"],
+    ["model.value_heads=4", "model.head_dim=8", "model.value_dim=24"],
+    ["model.mlp_width=0", "model.conv_width=0"],
+]
+
+
+def parameters(*overrides: str) -> tuple[int, int]:
+    spec = trial(*overrides)
+    with torch.device("meta"):
+        module = LanguageModel(spec.variant, spec.model)
+    counted = cost(spec.variant, spec.model, spec.data.train_length).parameters
+    return counted, sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("narrowing", "shape"), list(product(["pool", "project"], SHAPES)), ids=str)
+def test_counted_parameters_are_the_modules(variant: str, narrowing: str, shape: list[str]) -> None:
+    counted, built = parameters(f"variant={variant}", f"variant.narrowing={narrowing}", *shape)
+    assert counted == built
+
+
+def test_pooling_leaves_the_parameter_count_of_the_channel_gate() -> None:
+    full = parameters("variant=gated_delta_net_2")[0]
+    for variant in ("erase_only", "write_only", "untied_scalar"):
+        assert parameters(f"variant={variant}", "variant.narrowing=pool")[0] == full
+        assert parameters(f"variant={variant}")[0] < full
+
+
+def test_the_papers_shape_has_the_papers_state() -> None:
+    spec = trial("model.d_model=2048", "model.heads=16", "model.head_dim=128", "model.value_dim=128", "model.depth=1")
+    assert cost(spec.variant, spec.model, 4096).state == 262_144
+
+
+def test_a_window_bounds_the_cache_and_the_work() -> None:
+    long = ["data.train_length=512", "data.test_length=512", "model.depth=1"]
+    windowed = trial("variant.pattern=[swa]", "model.window=16", *long)
+    full = trial("variant.pattern=[attention]", *long)
+    near, far = (cost(spec.variant, spec.model, 512) for spec in (windowed, full))
+    assert near.cache == 2 * 16 * 64
+    assert far.cache == 2 * 512 * 64
+    assert far.flops - near.flops == pytest.approx(4 * 64 * (256.5 - 16 + 16 * 15 / 2 / 512), abs=2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_solved_width_comes_nearest_to_the_target(variant: str) -> None:
+    spec = trial(f"variant={variant}")
+
+    def miss(width: int) -> int:
+        model = trial(f"variant={variant}", f"model.mlp_width={width}").model
+        return abs(cost(spec.variant, model, 1).parameters - 60_000)
+
+    width = solve_mlp_width(spec.variant, spec.model, 60_000)
+    assert miss(width) <= min(miss(width - 1), miss(width + 1))
