@@ -45,7 +45,7 @@ DECAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "mild": lambda u: -0.2 * u,
     "strong": lambda u: -20 + 0 * u,
     "mixed channels": lambda u: -20.0 * (torch.arange(u.shape[-1]) % 2) + 0 * u,
-    "mixed tokens": lambda u: -20.0 * (u > 0.8),
+    "mixed tokens": lambda u: -20 * (u > 0.8).to(u.dtype),
     "extreme": lambda u: -100 + 0 * u,
 }
 
@@ -108,7 +108,7 @@ def make_case(
     )
 
 
-def run(form: Form, case: Case, **options: Any) -> dict[str, Tensor]:
+def run(form: Form, case: Case, /, **options: Any) -> dict[str, Tensor]:
     """o, the final state and the gradient of every leaf, for fixed random cotangents."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in case.leaves.items()}
     q, k, v = leaves["q"], leaves["k"], leaves["v"]

@@ -69,7 +69,7 @@ class LocalPool:
 
     def _start(self, slot: int) -> Any:
         batch = [self._queue.popleft() for _ in range(min(self._per_job, len(self._queue)))]
-        executor = submitit.AutoExecutor(folder=self._folder / "%j", cluster="local")
+        executor = submitit.LocalExecutor(folder=self._folder)
         gpu = (self._gpus[slot % len(self._gpus)],) if self._gpus else ()
         executor.update_parameters(timeout_min=MONTH_MINUTES, gpus_per_node=len(gpu), visible_gpus=gpu)
         with _sigint_ignored():
@@ -80,7 +80,9 @@ class LocalPool:
         job._process.wait()
         with contextlib.suppress(submitit.core.utils.UncompletedJobError):  # killed: its files tell more
             if job.exception() is None:
-                shutil.rmtree(job.paths.folder, ignore_errors=True)
+                paths = job.paths
+                for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
+                    path.unlink(missing_ok=True)
 
 
 def visible_gpus() -> list[int]:

@@ -1,6 +1,5 @@
 """The MLflow mirror beside a launch: a process of its own, so that MLflow never slows or stops a trial."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,14 +36,15 @@ class Mirror:
                 command += ["--uri", self._tracking.uri]
             with log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                    command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
                 )
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # the end of the launch, also when the launcher is killed
         try:
             ended = self._process.wait(FLUSH_SECONDS)
         except subprocess.TimeoutExpired:
@@ -53,7 +53,8 @@ class Mirror:
         if ended != 0:
             log = self._runs / "studies" / self._study / "mlflow.log"
             self._console.print(
-                f"MLflow was not brought up to date ({log}); nothing is lost: `deltalab sync {self._study}` does it later",
+                f"MLflow was not brought up to date ({log}); nothing is lost, "
+                f"`deltalab sync {self._study}` does it later",
                 style="yellow",
                 highlight=False,
             )

@@ -190,31 +190,43 @@ def _state_grads(
 
 
 def _pair_grads(Y: Tensor, D: Tensor | None, s: _Saved, need_g: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """e and dq interleaved [M, C, s, K], the part of dk beside b ⊙ e [M, C, K], dg [M, C, K or 1]."""
+    """e and dq interleaved [M, C, s, K], the part of dk beside b ⊙ e [M, C, K], dg [M, C, K or 1].
+
+    dg is made of terms that a strong decay makes small, so nothing larger may be added and taken away again. A token's score
+    with itself, which no decay enters, is left out of dG; and the terms of Kt, added to dG at the chunk's end and taken away
+    at each token, are summed from the chunk's beginning instead.
+    """
     m, c, _, _ = Y.shape
+    G = s.G if need_g else None
     d = torch.bmm(Y.flatten(1, 2), s.R.mT).view(m, c, -1, c)
-    dx, dk = score_grads(d, s.x, s.k, s.G)
-    dlast = None
+    own = d[:, :, -1].diagonal(dim1=1, dim2=2).unsqueeze(-1).clone()
+    dx, dk = score_grads(d, s.x, s.k, s.G, own=G is None)
+    dG = None if G is None else -s.k * dk
+    if G is not None:
+        dk.addcmul_(own, s.x[:, :, -1])
+    through = None
     if D is not None and s.S is not None and s.tail is not None:
         begin, stop = m - len(s.S), len(D)
         dlead = torch.bmm(Y[begin:].flatten(1, 2), s.S.mT).view_as(dx[begin:])
         dtail = torch.bmm(s.R[:stop], D.mT)
-        if s.G is None:
+        if s.G is None or s.end is None:
             dx[begin:].add_(dlead)
             dk[:stop].add_(dtail)
         else:
             dx[begin:].addcmul_(dlead, s.G[begin:].exp().unsqueeze(2))
             dk[:stop].addcmul_(dtail, (s.G[:stop, -1:] - s.G[:stop]).exp_())
-            dlast = (s.tail * dtail).sum(1)
-            dlast[begin:] += (s.S[: stop - begin] * D[begin:]).sum(-1) * s.end[begin:, :, 0]
-    if s.G is None or not need_g:
+            through = (s.tail * dtail).cumsum(1)
+            through = through.roll(1, 1)
+            through[:, 0] = 0
+            through[begin:] += ((s.S[: stop - begin] * D[begin:]).sum(-1) * s.end[begin:, :, 0]).unsqueeze(1)
+    if dG is None:
         return dx, dk, None
-    dG = (s.x * dx).sum(2) - s.k * dk
-    if dlast is not None:
-        dG[: len(dlast), -1] += dlast
-    if s.G.shape[-1] == 1:
-        dG = dG.sum(-1, keepdim=True)
-    return dx, dk, dG.flip(1).cumsum(1).flip(1)
+    dG += (s.x * dx).sum(2)
+    dx[:, :, -1].addcmul_(own, s.k)
+    dg = dG.flip(1).cumsum(1).flip(1)
+    if through is not None:
+        dg[: len(through)] += through
+    return dx, dk, dg if s.G.shape[-1] > 1 else dg.sum(-1, keepdim=True)
 
 
 def _like(d: Tensor, gate: Tensor) -> Tensor:

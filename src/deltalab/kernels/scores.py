@@ -73,13 +73,17 @@ def scores(x: Tensor, k: Tensor, G: Tensor | None) -> Tensor:
     return _weigh(out, None)
 
 
-def score_grads(d: Tensor, x: Tensor, k: Tensor, G: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The cotangent d of the scores (overwritten) → dx [M, C, s, K], dk [M, C, K]; that of G follows from these two."""
+def score_grads(d: Tensor, x: Tensor, k: Tensor, G: Tensor | None, *, own: bool = True) -> tuple[Tensor, Tensor]:
+    """The cotangent d of the scores (overwritten) → dx [M, C, s, K], dk [M, C, K]; that of G follows from these two.
+
+    Args:
+        own: whether to count a token's score with itself.
+    """
     m, c, s, width = x.shape
     if G is None or G.shape[-1] == 1:
-        d = _weigh(d, G).flatten(1, 2)
+        d = _weigh(d, G, own=own).flatten(1, 2)
         return torch.bmm(d, k).view(x.shape), torch.bmm(d.mT, x.flatten(1, 2))
-    d = _weigh(d, None)
+    d = _weigh(d, None, own=own)
     dx, dk = torch.zeros_like(x), torch.zeros_like(k)
     for block in _blocks(G):
         up, down = block.factors(G)
@@ -105,16 +109,18 @@ def _blocks(G: Tensor) -> Iterator[_Block]:
     yield _Block(c // leaf, 1, leaf)
 
 
-def _weigh(d: Tensor, G: Tensor | None) -> Tensor:
+def _weigh(d: Tensor, G: Tensor | None, *, own: bool = True) -> Tensor:
     """Weigh every pair by its decay (scalar G; none: 1) in place, and clear the pairs that see the future."""
     c, s = d.shape[1:3]
-    mask = _mask(c, s, d.dtype, d.device)
+    mask = _mask(c, s, own, d.dtype, d.device)
     if G is not None:
         mask = mask * (G - G.mT).clamp_(max=0).exp_().unsqueeze(2)
     return d.mul_(mask)
 
 
 @lru_cache(maxsize=16)
-def _mask(c: int, s: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    lower = torch.ones(c, c, dtype=dtype, device=device).tril()
-    return torch.stack((lower.tril(-1), lower)[-s:], dim=1)
+def _mask(c: int, s: int, own: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[C, s, C]: 1 where i > j, and on the diagonal of the causal scores if ``own``."""
+    lower = torch.ones(c, c, dtype=dtype, device=device).tril(-1)
+    causal = lower + torch.eye(c, dtype=dtype, device=device) if own else lower
+    return torch.stack((lower, causal)[-s:], dim=1)

@@ -1,7 +1,8 @@
-"""MLflow as a mirror of the journals: an experiment per study, a parent run, a child run per trial. The only importer of mlflow.
+"""MLflow as a mirror of the journals: an experiment per study, a parent run, a child run per trial.
 
+The only importer of mlflow.
 Journals come first; this copies what they say, in batches, and remembers how far it came in
-RUNS/studies/STUDY/mlflow.json. ``python -m deltalab.track.mlflow RUNS STUDY`` follows a launch until it is told to end.
+RUNS/studies/STUDY/mlflow.json. ``python -m deltalab.track.mlflow RUNS STUDY`` follows a launch until standard input ends.
 """
 
 import argparse
@@ -10,7 +11,6 @@ import fcntl
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from deltalab.errors import DeltalabError
 from deltalab.spec.trial import flatten
 from deltalab.track import journal
 from deltalab.track.files import write_atomic
-from deltalab.track.journal import Record, State
+from deltalab.track.journal import State
 
 METRICS_PER_BATCH = 1000
 """What one log_batch call of MLflow takes."""
@@ -47,13 +47,13 @@ class Cursor:
     Attributes:
         run_id: MLflow's run.
         offset: bytes of the journal that were sent.
-        step: largest step sent; steps that a resume logs again are not sent twice.
+        steps: metric → largest step sent; steps that a resume logs again are not sent twice.
         state: last state sent.
     """
 
     run_id: str
     offset: int = 0
-    step: int = -1
+    steps: dict[str, int] = field(default_factory=dict)
     state: str = ""
 
 
@@ -212,17 +212,17 @@ class Mirror:
     def _send(self, cursor: Cursor, lines: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric, RunTag
 
-        record = Record()
-        journal.extend(record, lines)
         points = [
             Metric(name, value, int(line["t"] * 1000), line["step"])
             for line in lines
-            if line["event"] == "metrics" and line["step"] > cursor.step
+            if line["event"] == "metrics"
             for name, value in line["values"].items()
+            if line["step"] > cursor.steps.get(name, -1)
         ]
         for start in range(0, len(points), METRICS_PER_BATCH):
             self._client.log_batch(cursor.run_id, metrics=points[start : start + METRICS_PER_BATCH])
-        cursor.step = max([cursor.step, *(point.step for point in points)])
+        for point in points:
+            cursor.steps[point.key] = max(point.step, cursor.steps.get(point.key, -1))
         state = next((line["state"] for line in reversed(lines) if line["event"] == "state"), cursor.state)
         if state != cursor.state:
             cursor.state = state
@@ -274,15 +274,17 @@ def quiet_mlflow() -> None:
 
 
 def follow(runs: Path, study: str, uri: str | None, every: float) -> int:
-    """Mirror until SIGTERM, then once more; exit code 1 when the last attempt failed."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    """Mirror until standard input ends, then once more; exit code 1 when the last attempt failed.
+
+    The launcher holds the other end of standard input, so it ends with the launch, however that ends.
+    """
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     quiet_mlflow()
-    launcher = os.getppid()
     with alone(runs, study):
         mirror = Mirror(runs, study, uri)
         while True:
-            last = stop.is_set() or os.getppid() != launcher
+            last = ended.is_set()
             try:
                 mirror.sync()
                 failed = False
@@ -291,11 +293,11 @@ def follow(runs: Path, study: str, uri: str | None, every: float) -> int:
                 failed = True
             if last:
                 return int(failed)
-            stop.wait(every)
+            ended.wait(every)
 
 
 def _main() -> int:
-    parser = argparse.ArgumentParser(description="Mirror a study's journals to MLflow until SIGTERM.")
+    parser = argparse.ArgumentParser(description="Mirror a study's journals to MLflow until stdin ends.")
     parser.add_argument("runs", type=Path)
     parser.add_argument("study")
     parser.add_argument("--uri")

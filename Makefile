@@ -1,0 +1,57 @@
+# Everything one does with this checkout; each target sets up what it needs in .venv.
+
+PYTHON ?= python3
+PORT ?= 5000
+DELTALAB_RUNS ?= runs
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+DATABASE := $(DELTALAB_RUNS)/mlflow.db
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check bench dashboard clean
+
+help: ## List the targets
+	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## Set up .venv with pinned torch and everything for development
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no $(PYTHON) here; name a Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: deltalab needs Python 3.11 or newer, $(PYTHON) is $$("$(PYTHON)" --version 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: install ## Run a small study from start to table, on a CPU in minutes
+	$(BIN)/python launch.py -m study=quickstart
+	$(BIN)/python -m analysis.compare quickstart
+	@echo "Look at the runs in MLflow: make dashboard"
+
+test: install ## Run the whole test suite on the CPU (ARGS="-k plan" goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install ## Lint, formatting, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo --no-cache
+
+bench: install ## Time the chunked recurrence against its reference on this CPU
+	$(BIN)/python -m benchmarks.chunk_cpu $(ARGS)
+
+# One worker and no job runner: ready in a third of the time and of the memory that MLflow's defaults take.
+dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=... for another)
+	@test -f "$(DATABASE)" || \
+		{ echo "make: no $(DATABASE) yet; make quickstart fills it (runs sent to MLFLOW_TRACKING_URI are at that server)" >&2; exit 1; }
+	@echo "MLflow will be at http://127.0.0.1:$(PORT) in some seconds; Ctrl-C ends it"
+	@exec env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true PYTHONWARNINGS=ignore \
+		$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts --no-access-log \
+		--backend-store-uri "sqlite:///$(DATABASE)" --artifacts-destination "$(DELTALAB_RUNS)/mlflow-artifacts"
+
+clean: ## Remove caches and build leftovers, never runs/
+	rm -rf .pytest_cache .hypothesis .ruff_cache .import_linter_cache build dist src/*.egg-info
+	find . -path ./.venv -prune -o -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""Data specs refuse what cannot be, with key, value and what is allowed."""
+
+from typing import Any
+
+import pytest
+
+from deltalab.errors import ConfigError
+from deltalab.spec.data import DataSpec, RecallSpec, StateTrackingSpec, TextSpec, Tokenizer
+
+
+@pytest.mark.parametrize(
+    ("spec", "values", "key"),
+    [
+        (StateTrackingSpec, {"train_length": 0}, "data.train_length"),
+        (StateTrackingSpec, {"test_length": -3}, "data.test_length"),
+        (RecallSpec, {"pairs": 0}, "data.pairs"),
+        (RecallSpec, {"pairs": -9}, "data.pairs"),
+        (RecallSpec, {"pairs": 17, "vocab": 128}, "data.train_length"),
+        (RecallSpec, {"pairs": 12, "overwrites": 9}, "data.train_length"),
+        (RecallSpec, {"train_length": 99, "pairs": 17, "vocab": 128}, "data.test_length"),
+        (RecallSpec, {"overwrites": 9}, "data.overwrites"),
+        (RecallSpec, {"overwrites": -1}, "data.overwrites"),
+        (RecallSpec, {"vocab": 16}, "data.vocab"),
+        (RecallSpec, {"vocab": 65}, "data.vocab"),
+        (RecallSpec, {"gap_power": 0.0}, "data.gap_power"),
+        (RecallSpec, {"gap_power": float("nan")}, "data.gap_power"),
+        (RecallSpec, {"gap_power": float("inf")}, "data.gap_power"),
+        (TextSpec, {"tokenizer": Tokenizer.bpe, "bpe_vocab": 256}, "data.bpe_vocab"),
+        (TextSpec, {"tokenizer": Tokenizer.bpe, "bpe_vocab": 70_000}, "data.bpe_vocab"),
+        (TextSpec, {"corpus_sha256": "abc"}, "data.corpus_sha256"),
+    ],
+)
+def test_refused(spec: type[DataSpec], values: dict[str, Any], key: str):
+    with pytest.raises(ConfigError) as caught:
+        spec(**values)
+    assert caught.value.key == key
+    assert str(caught.value).startswith(f"{key}={caught.value.value}: allowed is ")
+    assert "\n" not in str(caught.value)
+
+
+def test_vocabularies():
+    assert StateTrackingSpec().vocab_size == 2
+    assert RecallSpec(vocab=128).vocab_size == 128
+    assert TextSpec().vocab_size == 257
+    assert TextSpec(tokenizer=Tokenizer.bpe, bpe_vocab=1024).vocab_size == 1024
