@@ -1,7 +1,10 @@
 """The one entry: ``python launch.py`` runs a trial, ``python launch.py -m`` plans and dispatches a study."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -13,35 +16,41 @@ from deltalab.errors import DeltalabError
 from deltalab.spec import load
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def run(config: DictConfig) -> None:
-    """A trial in this process (with ``-m`` Hydra calls the launcher instead)."""
-    from dataclasses import replace
-
-    from deltalab.dispatch.launch import launch_jobs, single_trial
-    from deltalab.spec.launcher import Kind, LauncherSpec
-
-    settings = HydraConfig.get()
-    options = {key: value for key, value in settings.launcher.items() if key != "_target_"}
-    overrides = list(settings.overrides.task)
-    launcher = LauncherSpec(**options)
-    if config.study is not None:
-        sys.exit(launch_jobs([overrides], launcher, config))
-    sys.exit(single_trial(overrides, replace(launcher, kind=Kind.inline), config))
-
-
-def main() -> None:
-    """Run, turning every mistake of the user's into one line and exit code 2 (1 for a failure)."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us instead of Hydra's own printer
-    load.register()
+@contextlib.contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Turn a mistake of the user's into one line and exit code 2 (1 for a failure)."""
     try:
-        run()
+        yield
     except DeltalabError as error:
         print(f"deltalab: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"deltalab: {load.explain(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def run(config: DictConfig) -> None:
+    """A trial in this process (with ``-m`` Hydra calls the launcher instead)."""
+    from deltalab.dispatch.launch import launch_jobs, single_trial
+    from deltalab.spec.launcher import Kind, LauncherSpec
+
+    settings = HydraConfig.get()
+    options = {key: value for key, value in settings.launcher.items() if key != "_target_"}
+    overrides = list(settings.overrides.task)
+    with mistakes_in_one_line():
+        launcher = LauncherSpec(**options)
+        if config.study is not None:
+            sys.exit(launch_jobs([overrides], launcher, config))
+        sys.exit(single_trial(overrides, replace(launcher, kind=Kind.inline), config))
+
+
+def main() -> None:
+    """Register the schemas and hand over to Hydra."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us instead of Hydra's own printer
+    load.register()
+    with mistakes_in_one_line():
+        run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     results.trials   cell  level.variant  seed  trial  state  step  …  eval/accuracy  eval/loss
     results.curves   cell  seed  state  metric  step  value
 
-Only a completed trial has values in ``trials`` (those of the metric's last step); ``curves`` hold what every trial logged.
+Only a completed trial has values in ``trials`` (at the metric's last step); ``curves`` hold what every trial logged.
 """
 
 import json
@@ -105,11 +105,32 @@ class Results:
         """A cell in few words: its levels, with the factor's name where the level alone says nothing."""
         return " · ".join(level_label(factor, level) for factor, level in cell.levels.items())
 
-    def wide(self, metric: str) -> pd.DataFrame:
-        """Seeds × cells of one metric's finite values from completed trials; NaN where there is none."""
-        table = self.trials.pivot(index="seed", columns="cell", values=metric)
-        table = table.reindex(columns=[cell.name for cell in self.cells])
-        return table.where(table.abs() < math.inf)
+    def values(self, metric: str) -> dict[str, dict[int, float]]:
+        """Cell → seed → value of one metric, where the trial is completed and the value finite."""
+        found: dict[str, dict[int, float]] = {cell.name: {} for cell in self.cells}
+        for cell, seed, value in zip(self.trials["cell"], self.trials["seed"], self.trials[metric], strict=True):
+            if math.isfinite(value):
+                found[cell][int(seed)] = float(value)
+        return found
+
+    def last_steps(self, metric: str) -> dict[str, dict[int, int]]:
+        """Cell → seed → step of the value that is compared, of completed trials."""
+        return {cell: {seed: step for seed, (step, _) in last.items()} for cell, last in self._last(metric).items()}
+
+    def last_values(self, metric: str) -> dict[str, dict[int, float]]:
+        """Cell → seed → finite value at the last step, of completed trials; also for metrics that are not compared."""
+        return {
+            cell: {seed: value for seed, (_, value) in last.items() if math.isfinite(value)}
+            for cell, last in self._last(metric).items()
+        }
+
+    def _last(self, metric: str) -> dict[str, dict[int, tuple[int, float]]]:
+        rows = self.curves[(self.curves["metric"] == metric) & (self.curves["state"] == State.completed.value)]
+        found: dict[str, dict[int, tuple[int, float]]] = {}
+        for cell, seed, step, value in zip(rows["cell"], rows["seed"], rows["step"], rows["value"], strict=True):
+            of_cell = found.setdefault(cell, {})
+            of_cell[int(seed)] = max((int(step), float(value)), of_cell.get(int(seed), (-1, 0.0)))
+        return found
 
     def seeds_in(self, cell: CellRecord, state: State) -> list[int]:
         """Seeds of a cell whose trials are in a state."""
@@ -177,9 +198,7 @@ def _usual_goal(name: str) -> Goal | None:
     return Goal.max if any(part in HIGHER_IS_BETTER for part in parts) else None
 
 
-def _row(
-    runs: Path, cell: CellRecord, seed: int, trial: str, record: Record, metrics: list[str]
-) -> dict[str, Any]:
+def _row(runs: Path, cell: CellRecord, seed: int, trial: str, record: Record, metrics: list[str]) -> dict[str, Any]:
     source = _provenance(ledger.trial_dir(runs, trial))
     done = record.state is State.completed
     values = {name: record.last(name) if done else None for name in metrics}
@@ -215,4 +234,4 @@ def _curves(found: list[tuple[CellRecord, int, str, Record]], compared: set[str]
                 columns[name] += [value] * len(points)
             columns["step"] += points.keys()
             columns["value"] += points.values()
-    return pd.DataFrame(columns).astype({"step": "int64", "value": "float64"}, errors="ignore")
+    return pd.DataFrame(columns).astype({"step": "int64", "value": "float64"})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from deltalab.spec import load
 from deltalab.spec.trial import TrialSpec
+from deltalab.study.resolve import resolve
 
 VARIANTS = sorted(path.stem for path in (load.CONF / "variant").glob("*.yaml"))
 
@@ -12,7 +13,7 @@ TINY = ("train=smoke", "eval.sequences=8", "model.mlp_width=16")
 
 def trial(*overrides: str) -> TrialSpec:
     """The trial that ``python launch.py`` with these overrides would run, at smoke size."""
-    return load.trial_spec(load.compose([*TINY, *overrides]))
+    return resolve(load.trial_spec(load.compose([*TINY, *overrides])))
 
 
 def study_file(folder: Path, text: str, name: str = "ask") -> Path:

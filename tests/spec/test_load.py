@@ -5,6 +5,7 @@ import pytest
 from deltalab.errors import UsageError
 from deltalab.spec import load
 from deltalab.spec.trial import TrialSpec
+from deltalab.study.resolve import resolve
 from tests.specs import VARIANTS, trial
 
 MISTAKES = [
@@ -40,7 +41,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("overrides", "said"), MISTAKES, ids=lambda part: " ".join(part)[:40])
 def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(overrides: list[str], said: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        load.trial_spec(load.compose(overrides))
+        resolve(load.trial_spec(load.compose(overrides)))
     message = str(caught.value)
     assert "\n" not in message
     assert caught.value.exit_code == 2

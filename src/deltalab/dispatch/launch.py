@@ -18,6 +18,7 @@ from deltalab.spec.launcher import LauncherSpec
 from deltalab.spec.study import StudySpec
 from deltalab.spec.study_file import find_study, read_study
 from deltalab.study.plan import Plan, hydra_overrides, make_plan, study_from_jobs
+from deltalab.study.resolve import resolve
 from deltalab.track.provenance import provenance
 
 LAUNCH_KEYS = ("study", "plan", "runs", "seed")
@@ -62,7 +63,7 @@ def plan_and_launch(study: StudySpec, overrides: Mapping[str, str], launcher: La
 
 def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Plan:
     """A study's plan, its cells composed through Hydra's configuration."""
-    return make_plan(study, overrides, lambda parts: load.trial_spec(load.compose(parts)), runs)
+    return make_plan(study, overrides, lambda parts: resolve(load.trial_spec(load.compose(parts))), runs)
 
 
 def single_trial(overrides: Sequence[str], launcher: LauncherSpec, config: DictConfig) -> int:

@@ -57,4 +57,5 @@ class Mirror:
                 f"`deltalab sync {self._study}` does it later",
                 style="yellow",
                 highlight=False,
+                soft_wrap=True,
             )

@@ -1,14 +1,21 @@
-"""The arguments of the gated delta rule, checked once for every form: shapes, sequence boundaries, compute dtype.
+"""The arguments of the gated delta rule, checked once for every form: shapes, sequence boundaries, precision.
 
 q, k [B, T, H, K]; v [B, T, HV, V], HV a multiple of H; g, b none, [B, T, H] or [B, T, H, K]; w none, [B, T, HV] or
-[B, T, HV, V]; state [N, HV, K, V], where N = B, or the number of packed sequences when ``cu_seqlens`` is given (then B = 1).
+[B, T, HV, V]; state [N, HV, K, V], where N = B, or the number of packed sequences if ``cu_seqlens`` is given (then
+B = 1).
 """
 
+import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+_In = ParamSpec("_In")
+_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +63,8 @@ def check_arguments(
     _expect("k", k, (q.shape,))
     value_heads, value_width = v.shape[2:]
     if v.shape[:2] != q.shape[:2] or value_heads % heads:
-        raise ValueError(
-            f"v: shape {list(v.shape)}; must be [{batch}, {time}, a multiple of {heads}, V] to go with q {list(q.shape)}"
-        )
+        fitting = f"[{batch}, {time}, a multiple of {heads}, V]"
+        raise ValueError(f"v: shape {list(v.shape)}; must be {fitting} to go with q {list(q.shape)}")
     bounds = None if cu_seqlens is None else _bounds(cu_seqlens, batch, time)
     sequences = batch if bounds is None else len(bounds) - 1
     for name, gate, full in (("g", g, q.shape), ("b", b, q.shape), ("w", w, v.shape)):
@@ -84,6 +90,20 @@ def check_arguments(
 def compute_dtype(*inputs: Tensor) -> torch.dtype:
     """fp64 if any input is fp64, else fp32."""
     return torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
+
+
+def full_precision(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
+    """Decay sums, triangular inverses and states do not survive bf16: inside ``function`` autocast is off."""
+
+    @functools.wraps(function)
+    def run(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
+        device = next(x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def _gate(gate: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks: dense products, state carried from chunk to chunk, a written backward.
+"""The gated delta rule in chunks: dense products, a state carried from chunk to chunk, a written backward.
 
 One chunk of C tokens with state S at its start (G: cumulative sum of g inside the chunk, γ = exp G):
 
@@ -9,11 +9,19 @@ One chunk of C tokens with state S at its start (G: cumulative sum of g inside t
     backward  dR = Pᵀ dO + Kt dS';   dX = Tᵀ dR;   dS = Qγᵀ dO + Diag(γ_C) dS' − Eᵀ dX
               dZ = dX;   dE = −dX Sᵀ;   dQγ = dO Sᵀ;   dKt = R dS'ᵀ;   dP = tril(dO Rᵀ);   dA = −stril(dX Rᵀ)
 
-applying T late (to X, not to E and Z) spares two tensors and their gradients. The output scale is applied to o and to its
-cotangent. b ⊙ k and q are kept interleaved (``rows``), as are −dX and dO, so that A with P, dA with dP and dE with dQγ are one
-product each. Only the terms that need S or dS' run chunk after chunk; all others run over all chunks at once.
+Applying T late (to X, not to E and to Z) spares two tensors and their gradients. The output scale is applied to o and
+to its cotangent. Only the terms that need S or dS' run chunk after chunk (``carry``); all others run over all chunks
+at once.
 
-Shapes: M = chunks × heads rows in the order of ``layout``; grouped value heads are folded into V, for they share q, k, g, b.
+x = (b ⊙ k, q) is kept stacked, as is Y = (−dX, dO): A with P, E with Qγ, dA with dP, dE with dQγ are one product each.
+The gradient of the decay follows from those of the rows and columns it scales, summed from the chunk's beginning:
+
+    dg_t = rowsum(S ⊙ dS) + Σ_{i<t} (k_i ⊙ dk_i − x_i ⊙ dx_i)       (dk_i without b ⊙ e: through columns and Kt alone)
+
+which is dG's reverse cumulative sum, but never adds a large term at the chunk's end to take it away again.
+
+Shapes: M = chunks × heads rows in the order of ``layout``. Value heads that share a key head are folded into V, for
+they share q, k, g and b.
 """
 
 from typing import Any, NamedTuple
@@ -22,13 +30,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deltalab.kernels.arguments import check_arguments
+from deltalab.kernels.arguments import check_arguments, full_precision
 from deltalab.kernels.carry import Factors, carry, carry_back
 from deltalab.kernels.layout import Layout, lay_out
-from deltalab.kernels.scores import score_grads, scores
+from deltalab.kernels.scores import is_steep, score_grads, scores
 from deltalab.kernels.triangular import unit_lower_inverse
 
 
+@full_precision
 def gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -41,12 +50,13 @@ def gated_delta_rule(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    chunk_size: int = 64,
+    chunk_size: int = 32,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence in chunks; arguments and results as ``reference.gated_delta_rule``.
 
     Args:
         chunk_size: tokens in a chunk, a power of two; shorter sequences use the next power of two above their length.
+            On a CPU 32 is the quickest or within a tenth of it for K, V from 16 to 128 and T from 64 to 2048.
 
     Raises:
         ValueError: a shape does not fit, or the chunk size is not a power of two.
@@ -64,28 +74,30 @@ def gated_delta_rule(
 
 
 class _Saved(NamedTuple):
-    """What backward needs of forward beside its inputs; the last four are none where no chunk starts from or hands on a state.
+    """What backward needs of forward beside its inputs.
 
     Attributes:
-        x: b ⊙ k (absent without erase) and q, interleaved [M, C, s, K].
-        k: [M, C, K].
-        G: [M, C, K or 1]; none without decay.
+        x: (b ⊙ k, q), or q alone without erase, stacked [M, s, C, K]; times γ unless steep.
+        k: [M, C, K]; over γ unless steep.
+        gamma: γ [M, C, K or 1]; none without decay.
+        G: [M, C, K or 1] if steep.
         P: [M, C, C].
         R: [M, C, V].
-        T, lead, tail, end: as in ``carry.Factors``.
         S: the states that rows start from [M', K, V].
+        T, lead, tail, end: as in ``carry.Factors``. S, lead and tail are none if no chunk starts from or hands on one.
     """
 
     x: Tensor
     k: Tensor
+    gamma: Tensor | None
     G: Tensor | None
     P: Tensor
     R: Tensor
+    S: Tensor | None
     T: Tensor | None
     lead: Tensor | None
     tail: Tensor | None
     end: Tensor | None
-    S: Tensor | None
 
 
 def _forward(
@@ -101,42 +113,56 @@ def _forward(
     want_final: bool,
 ) -> tuple[Tensor, Tensor | None, _Saved]:
     """o [B, T, HV, V] in the compute dtype, the final state if wanted, and what backward needs."""
-    x = q.new_empty(layout.rows, layout.chunk, 1 if b is None else 2, q.shape[-1])
-    layout.to_chunks(q, out=x[:, :, -1])
+    x = q.new_empty(layout.rows, 1 if b is None else 2, layout.chunk, q.shape[-1])
+    layout.to_chunks(q, out=x[:, -1])
     if b is not None:
-        layout.to_chunks(b * k, out=x[:, :, 0])
+        layout.to_chunks(k * b, out=x[:, 0])
     keys = layout.to_chunks(k)
-    G = None if g is None else layout.to_chunks(g).cumsum(1)
-    Z = layout.to_chunks(layout.fold(v if w is None else w * v))
+    Z = layout.to_chunks(layout.fold(v if w is None else v * w))
+    G = gamma = None
+    if g is not None:
+        G = layout.to_chunks(g).cumsum(1)
+        gamma = G.exp()
+        if not is_steep(G):
+            x.mul_(gamma.unsqueeze(1))
+            keys, G = keys / gamma, None
     pairs = scores(x, keys, G)
-    P, T = pairs[:, :, -1], None if b is None else unit_lower_inverse(pairs[:, :, 0])
-    if len(layout.active) == 1 and initial is None and not want_final:
+    P, T = pairs[:, -1], None if b is None else unit_lower_inverse(pairs[:, 0])
+    if len(layout.sizes) == 1 and initial is None and not want_final:
         R = Z if T is None else torch.bmm(T, Z)
-        factors, S, final = Factors(T, None, None, None), None, None
-        O = torch.bmm(P, R)
-    else:
-        factors = _factors(x, keys, G, T, layout, initial is not None, want_final)
-        first = None if initial is None else layout.state_in(initial)
-        R, S, final = carry(Z, factors, first, layout, want_final)
-        O = torch.bmm(P, R)
-        O[len(O) - len(S) :].baddbmm_(factors.lead[:, :, -1], S)
-        final = None if final is None else layout.state_out(final, v.shape[2] // layout.heads)
-    o = layout.to_tokens(O, factor=scale).reshape(v.shape)
-    return o, final, _Saved(x, keys, G, P, R, *factors, S)
+        o = layout.to_tokens(torch.bmm(P, R)).mul_(scale).reshape(v.shape)
+        return o, None, _Saved(x, keys, gamma, G, P, R, None, T, None, None, None)
+    f = _factors(x, keys, gamma, G, T, layout, initial is not None, want_final)
+    R, S, final = carry(Z, f, None if initial is None else layout.state_in(initial), layout, want_final)
+    O = torch.bmm(P, R)
+    O[len(O) - len(S) :].baddbmm_(f.lead[:, -1], S)
+    if final is not None:
+        final = layout.state_out(final, v.shape[2] // layout.heads)
+    o = layout.to_tokens(O).mul_(scale).reshape(v.shape)
+    return o, final, _Saved(x, keys, gamma, G, P, R, S, *f)
 
 
 def _factors(
-    x: Tensor, k: Tensor, G: Tensor | None, T: Tensor | None, layout: Layout, given: bool, want_final: bool
+    x: Tensor,
+    k: Tensor,
+    gamma: Tensor | None,
+    G: Tensor | None,
+    T: Tensor | None,
+    layout: Layout,
+    given: bool,
+    want_final: bool,
 ) -> Factors:
-    """E with Qγ for the rows with a state before them, Kt and γ_C for those with a state after them."""
-    lead = x if given else x[layout.active[0] * layout.heads :]
-    tail = k if want_final else k[: layout.rows - layout.active[-1] * layout.heads]
-    if G is None:
+    """E with Qγ for the rows that start from a state, Kt and γ_C for those that hand one on."""
+    begin = 0 if given else layout.sizes[0]
+    # Uneven sequences end in between: there all rows hand on, some of them to nobody.
+    stop = layout.rows if want_final or not layout.even else layout.rows - layout.sizes[-1]
+    lead, tail = x[begin:], k[:stop]
+    if gamma is None:
         return Factors(T, lead, tail, None)
-    G_tail = G[: len(tail)]
-    last = G_tail[:, -1:]
-    lead = lead * G[len(G) - len(lead) :].exp().unsqueeze(2)
-    return Factors(T, lead, tail * (last - G_tail).exp_(), last.mT.exp())
+    end = gamma[:stop, -1:]
+    if G is None:
+        return Factors(T, lead, tail * end, end.mT)
+    return Factors(T, lead * gamma[begin:].unsqueeze(1), tail * (G[:stop, -1:] - G[:stop]).exp_(), end.mT)
 
 
 class _GatedDeltaRule(torch.autograd.Function):
@@ -144,89 +170,113 @@ class _GatedDeltaRule(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
-        _, k, v, _, b, w, _, ctx.scale, ctx.layout, _ = inputs
+        _, k, v, _, b, w, initial, ctx.scale, ctx.layout, ctx.want_final = inputs
+        ctx.given = initial is not None
         o, final, saved = _forward(*inputs)
         ctx.save_for_backward(k, v, b, w, *saved)
         return o, final
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, do: Tensor, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-        k, v, b, w, *rest = ctx.saved_tensors
-        saved, layout, need = _Saved(*rest), ctx.layout, ctx.needs_input_grad
-        Y = torch.empty(*saved.x.shape[:3], saved.R.shape[-1], dtype=do.dtype, device=do.device)
-        layout.to_chunks(layout.fold(do), factor=ctx.scale, out=Y[:, :, -1])
-        dX, D, dinitial = _state_grads(Y, saved, dfinal, layout)
-        if b is not None:
-            Y[:, :, 0] = dX
-        dx, dk, dG = _pair_grads(Y, D, saved, need[3])
-        dz = layout.to_tokens(dX, factor=-1.0).reshape(v.shape)
-        dq, dk = layout.to_tokens(dx[:, :, -1]), layout.to_tokens(dk)
-        db = dw = None
-        if w is not None:
-            dw = _like(v * dz, w) if need[5] else None
-            dz = w * dz
-        if b is not None:
-            e = layout.to_tokens(dx[:, :, 0])
-            dk = dk.addcmul_(b, e)
-            db = _like(k * e, b) if need[4] else None
-        dg = None if dG is None else layout.to_tokens(dG)
-        if dinitial is not None:
-            dinitial = layout.state_out(dinitial, v.shape[2] // layout.heads)
-        return dq, dk, dz, dg, db, dw, dinitial, None, None, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _backward(grads[0], grads[1], ctx)
+
+
+@full_precision
+def _backward(do: Tensor, dfinal: Tensor | None, ctx: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of all inputs of ``_forward``, in their order."""
+    k, v, b, w, *rest = ctx.saved_tensors
+    s, layout, need = _Saved(*rest), ctx.layout, ctx.needs_input_grad
+    Y = do.new_empty(*s.x.shape[:3], s.R.shape[-1])
+    layout.to_chunks(layout.fold(do), out=Y[:, -1]).mul_(ctx.scale)
+    dX, dS, D = _state_grads(Y[:, -1], s, dfinal if ctx.want_final else None, layout)
+    if b is not None:
+        Y[:, 0] = dX
+    dx, dk, dg = _pair_grads(Y, dS, D, s, need[3])
+    dq, dk = layout.to_tokens(dx[:, -1]), layout.to_tokens(dk)
+    db = dw = dinitial = None
+    if b is not None:
+        e = layout.to_tokens(dx[:, 0])
+        dk = dk.addcmul_(b, e)
+        db = _like(e.mul_(k), b) if need[4] else None
+    dz = layout.to_tokens(dX).neg_().reshape(v.shape)
+    if w is not None:
+        dw = _like(v * dz, w) if need[5] else None
+        dz = dz.mul_(w)
+    if ctx.given and dS is not None:
+        dinitial = layout.state_out(dS[: layout.sizes[0]], v.shape[2] // layout.heads)
+    return dq, dk, dz, None if dg is None else layout.to_tokens(dg), db, dw, dinitial, None, None, None
 
 
 def _state_grads(
-    Y: Tensor, s: _Saved, dfinal: Tensor | None, layout: Layout
+    dO: Tensor, s: _Saved, dfinal: Tensor | None, layout: Layout
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """−dX [M, C, V], the cotangents of the states handed on, and that of the initial state."""
-    dO = Y[:, :, -1]
+    """−dX [M, C, V], the cotangents of the states rows start from [M', K, V], and of those they hand on [M'', K, V]."""
     dR = torch.baddbmm(dO.new_empty(1, 1, 1), s.P.mT, dO, beta=0, alpha=-1)
-    if s.lead is None or s.tail is None:
+    if s.S is None or s.lead is None or s.tail is None:
         return dR if s.T is None else torch.bmm(s.T.mT, dR), None, None
-    dS = torch.bmm(s.lead[:, :, -1].mT, dO[len(dO) - len(s.lead) :])
-    dfinal = None if dfinal is None else layout.state_in(dfinal)
-    return carry_back(dR, dS, Factors(s.T, s.lead, s.tail, s.end), dfinal, layout)
+    dS = torch.bmm(s.lead[:, -1].mT, dO[len(dO) - len(s.lead) :])
+    if dfinal is not None:
+        dfinal = layout.state_in(dfinal)
+    elif not layout.even:
+        dfinal = dS.new_zeros(layout.sizes[0], *dS.shape[1:])
+    dX, D = carry_back(dR, dS, Factors(s.T, s.lead, s.tail, s.end), dfinal, layout)
+    return dX, dS, D
 
 
-def _pair_grads(Y: Tensor, D: Tensor | None, s: _Saved, need_g: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """e and dq interleaved [M, C, s, K], the part of dk beside b ⊙ e [M, C, K], dg [M, C, K or 1].
+def _pair_grads(
+    Y: Tensor, dS: Tensor | None, D: Tensor | None, s: _Saved, need_g: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(e, dq) stacked [M, s, C, K], dk beside b ⊙ e [M, C, K], dg [M, C, K or 1].
 
-    dg is made of terms that a strong decay makes small, so nothing larger may be added and taken away again. A token's score
-    with itself, which no decay enters, is left out of dG; and the terms of Kt, added to dG at the chunk's end and taken away
-    at each token, are summed from the chunk's beginning instead.
+    The terms of dg are small where the decay is strong. A token's score with itself, which no decay enters, would drown
+    them in its rounding and is added after dg is taken.
     """
-    m, c, _, _ = Y.shape
-    G = s.G if need_g else None
-    d = torch.bmm(Y.flatten(1, 2), s.R.mT).view(m, c, -1, c)
-    own = d[:, :, -1].diagonal(dim1=1, dim2=2).unsqueeze(-1).clone()
-    dx, dk = score_grads(d, s.x, s.k, s.G, own=G is None)
-    dG = None if G is None else -s.k * dk
-    if G is not None:
-        dk.addcmul_(own, s.x[:, :, -1])
-    through = None
-    if D is not None and s.S is not None and s.tail is not None:
-        begin, stop = m - len(s.S), len(D)
-        dlead = torch.bmm(Y[begin:].flatten(1, 2), s.S.mT).view_as(dx[begin:])
-        dtail = torch.bmm(s.R[:stop], D.mT)
-        if s.G is None or s.end is None:
-            dx[begin:].add_(dlead)
-            dk[:stop].add_(dtail)
-        else:
-            dx[begin:].addcmul_(dlead, s.G[begin:].exp().unsqueeze(2))
-            dk[:stop].addcmul_(dtail, (s.G[:stop, -1:] - s.G[:stop]).exp_())
-            through = (s.tail * dtail).cumsum(1)
-            through = through.roll(1, 1)
-            through[:, 0] = 0
-            through[begin:] += ((s.S[: stop - begin] * D[begin:]).sum(-1) * s.end[begin:, :, 0]).unsqueeze(1)
-    if dG is None:
-        return dx, dk, None
-    dG += (s.x * dx).sum(2)
-    dx[:, :, -1].addcmul_(own, s.k)
-    dg = dG.flip(1).cumsum(1).flip(1)
-    if through is not None:
-        dg[: len(through)] += through
-    return dx, dk, dg if s.G.shape[-1] > 1 else dg.sum(-1, keepdim=True)
+    rows = Y.flatten(1, 2)
+    d = torch.bmm(rows, s.R.mT).view(*Y.shape[:3], -1)
+    own = d[:, -1].diagonal(dim1=1, dim2=2).unsqueeze(-1).clone() if need_g else None
+    dx, dk = score_grads(d, s.x, s.k, s.G, own=own is None)
+    if D is not None:
+        _add_state_grads(dx, dk, rows, D, s)
+    dg = None
+    if own is not None:
+        dg = _decay_grad(dx, dk, dS, s)
+        dx[:, -1].addcmul_(own, s.k)
+        dk.addcmul_(own, s.x[:, -1])
+    if s.gamma is not None and s.G is None:
+        dx.mul_(s.gamma.unsqueeze(1))
+        dk.div_(s.gamma)
+    return dx, dk, dg
+
+
+def _add_state_grads(dx: Tensor, dk: Tensor, rows: Tensor, D: Tensor, s: _Saved) -> None:
+    """dE, dQγ and dKt, through their factors of decay."""
+    assert s.S is not None
+    begin, stop = len(rows) - len(s.S), len(D)
+    if s.G is None or s.gamma is None:
+        dx[begin:].flatten(1, 2).baddbmm_(rows[begin:], s.S.mT)
+        dk[:stop].baddbmm_(s.R[:stop], (D if s.end is None else D * s.end).mT)
+    else:
+        lead = torch.bmm(rows[begin:], s.S.mT).view_as(dx[begin:])
+        dx[begin:].addcmul_(lead, s.gamma[begin:].unsqueeze(1))
+        dk[:stop].addcmul_(torch.bmm(s.R[:stop], D.mT), (s.G[:stop, -1:] - s.G[:stop]).exp_())
+
+
+def _decay_grad(dx: Tensor, dk: Tensor, dS: Tensor | None, s: _Saved) -> Tensor:
+    """dg_t = rowsum(S ⊙ dS) + Σ_{i<t} (k_i ⊙ dk_i − x_i ⊙ dx_i), [M, C, K or 1]."""
+    assert s.gamma is not None
+    dg = torch.empty_like(dk)
+    first, later = dg[:, 0], dg[:, 1:]
+    torch.mul(s.k[:, :-1], dk[:, :-1], out=later)
+    for i in range(dx.shape[1]):
+        later.addcmul_(s.x[:, i, :-1], dx[:, i, :-1], value=-1)
+    fresh = len(dg) if dS is None else len(dg) - len(dS)
+    first[:fresh] = 0
+    if dS is not None and s.S is not None:
+        torch.sum(s.S * dS, -1, out=first[fresh:])
+    if s.gamma.shape[-1] == 1:
+        dg = dg.sum(-1, keepdim=True)
+    return dg.cumsum(1)
 
 
 def _like(d: Tensor, gate: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""The gated delta rule token by token: the definition that every other form is tested against (arXiv 2605.22791, eq. 9, 10).
+"""The gated delta rule token by token: the definition that every other form is tested against.
 
     S̄_t = Diag(exp g_t) S_{t-1}                             decay
     S_t = S̄_t + k_t (w_t ⊙ v_t − S̄_tᵀ (b_t ⊙ k_t))ᵀ       erase what b selects, write what w selects
     o_t = scale · S_tᵀ q_t
 
-q, k [B, T, H, K] query and key; v [B, T, HV, V] value; g log-decay (natural, ≤ 0), b erase gate, w write gate;
-S [N, HV, K, V] the state of each sequence and value head. Value head hv reads the q, k, g, b of key head hv // (HV // H).
-Gradients are autograd's.
+(arXiv 2605.22791, eq. 9 and 10.) q, k [B, T, H, K] query and key; v [B, T, HV, V] value; g log-decay (natural, ≤ 0),
+b erase gate, w write gate; S [N, HV, K, V] the state of each sequence and value head. Value head hv reads the q, k,
+g, b of key head hv // (HV // H). Gradients are autograd's.
 """
 
 import itertools
@@ -14,9 +14,10 @@ import itertools
 import torch
 from torch import Tensor
 
-from deltalab.kernels.arguments import Arguments, check_arguments
+from deltalab.kernels.arguments import Arguments, check_arguments, full_precision
 
 
+@full_precision
 def gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -65,7 +66,8 @@ def _scan(x: Arguments, span: slice, state: Tensor | None) -> tuple[Tensor, Tens
     """One pass over the tokens of ``span``: o [B, T, HV, V] and the last state [B, HV, K, V]."""
     group = x.v.shape[2] // x.q.shape[2]
     q, k, g, b = (_on_value_heads(t, span, group) for t in (x.q, x.k, x.g, x.b))
-    assert q is not None and k is not None
+    assert q is not None
+    assert k is not None
     v = x.v[:, span] if x.w is None else x.w[:, span] * x.v[:, span]
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1])

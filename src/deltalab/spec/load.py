@@ -7,7 +7,7 @@ configuration is composed; ``trial_spec`` turns a composed configuration into a 
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deltalab.errors import ConfigError, UsageError
-from deltalab.spec.data import DataSpec, TextSpec
+from deltalab.spec.data import DataSpec
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.launcher import LauncherSpec
-from deltalab.spec.model import ModelSpec, decay_range_for
+from deltalab.spec.model import ModelSpec
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import DATA_SPECS, TrialSpec
@@ -107,7 +107,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def trial_spec(config: DictConfig) -> TrialSpec:
-    """A composed configuration as a resolved, validated spec.
+    """A composed configuration as a validated spec; what follows from the rest is still open (``study.resolve``).
 
     Raises:
         ConfigError: an impossible combination or a value left open.
@@ -116,7 +116,7 @@ def trial_spec(config: DictConfig) -> TrialSpec:
     parts: dict[str, Any] = {}
     for name in ("variant", "model", "data", "train", "eval"):
         parts[name] = _to_spec(config[name], name)
-    return resolve(TrialSpec(seed=config.seed, **parts))
+    return TrialSpec(seed=config.seed, **parts)
 
 
 def _refuse_unknown(config: DictConfig) -> None:
@@ -140,25 +140,6 @@ def _to_spec(node: Any, name: str) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         raise ConfigError(name, OmegaConf.to_container(node), explain(error)) from error
-
-
-def resolve(spec: TrialSpec) -> TrialSpec:
-    """Fill in what follows from the rest, so that the frozen config says every number that is used."""
-    model = spec.model
-    data = spec.data
-    if isinstance(data, TextSpec) and data.corpus_sha256 is None:
-        from deltalab.data.text import corpus_sha256
-
-        data = replace(data, corpus_sha256=corpus_sha256(data.corpus))
-    model = replace(
-        model,
-        vocab_size=model.vocab_size or data.vocab_size,
-        value_heads=model.value_heads or model.heads,
-        decay_range=model.decay_range or list(decay_range_for(data.train_length)),
-    )
-    if model.vocab_size < data.vocab_size:
-        raise ConfigError("model.vocab_size", model.vocab_size, f"null or at least the data's {data.vocab_size}")
-    return replace(spec, model=model, data=data)
 
 
 def explain(error: BaseException) -> str:

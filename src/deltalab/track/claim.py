@@ -1,7 +1,8 @@
-"""The claim on a run directory: one process runs a trial at a time, and its heartbeat tells running from lost. No torch.
+"""The claim on a run directory: one process runs a trial at a time, its heartbeat tells running from lost. No torch.
 
-The claim is a file created with O_EXCL (atomic on shared file systems too); its mtime is the heartbeat. A claim whose
-heart stopped is taken over by renaming it away: only one of several takers succeeds in the rename.
+A claim is a file ``claim.N`` created with O_EXCL (atomic on shared file systems too); its mtime is the heartbeat. Over a
+claim N whose heart stopped the next one takes ``claim.N+1``, which only one of several takers can create. Whoever made
+one looks again and gives way if another live claim is there: two that raced may both give way, never both run.
 """
 
 import contextlib
@@ -10,33 +11,23 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from deltalab.errors import Busy
 
-FILE = "claim"
+PREFIX = "claim."
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A claim untouched for this long belongs to nobody."""
 
 
 def alive(run_dir: Path) -> bool:
-    """Whether the process that claims the run directory still beats.
+    """Whether a process that claims the run directory still beats.
 
     On the claim's own machine a dead process is seen at once, elsewhere after ``STALE_SECONDS``.
     """
-    path = run_dir / FILE
-    try:
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            return False
-        owner = json.loads(path.read_text())
-    except FileNotFoundError:
-        return False
-    except ValueError:  # just being written
-        return True
-    return owner["host"] != socket.gethostname() or _process_lives(owner["pid"], owner["born"])
+    return any(_beats(path) for path in _claims(run_dir))
 
 
 @contextlib.contextmanager
@@ -44,10 +35,9 @@ def claimed(run_dir: Path) -> Iterator[None]:
     """Hold the claim, beating, while the block runs.
 
     Raises:
-        Busy: another live process holds it.
+        Busy: another live process holds it, or took it at the same moment.
     """
-    path = run_dir / FILE
-    _take(path)
+    path = _take(run_dir)
     stop = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
     heart.start()
@@ -59,23 +49,44 @@ def claimed(run_dir: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _take(path: Path) -> None:
-    owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "born": _birth(os.getpid())})
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if alive(path.parent):
-                break
-            aside = path.with_name(f".stale-{uuid.uuid4().hex}")
-            with contextlib.suppress(FileNotFoundError):  # another taker was first
-                path.rename(aside)
-                aside.unlink()
-            continue
-        with os.fdopen(handle, "w") as file:
-            file.write(owner)
-        return
-    raise Busy(f"{path.parent.name}: another process runs this trial ({path})")
+def _claims(run_dir: Path) -> list[Path]:
+    return sorted(run_dir.glob(f"{PREFIX}*"), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
+
+
+def _take(run_dir: Path) -> Path:
+    claims = _claims(run_dir)
+    busy = Busy(f"{run_dir.name}: another process runs this trial ({run_dir / PREFIX}*)")
+    if any(_beats(path) for path in claims):
+        raise busy
+    path = run_dir / f"{PREFIX}{_number(claims[-1]) + 1 if claims else 0}"
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        raise busy from None
+    with os.fdopen(handle, "w") as file:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "born": _birth(os.getpid())}, file)
+    if any(_beats(other) for other in _claims(run_dir) if other != path):
+        path.unlink()
+        raise busy
+    for stale in claims:
+        stale.unlink(missing_ok=True)
+    return path
+
+
+def _beats(path: Path) -> bool:
+    try:
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            return False
+        owner = json.loads(path.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:  # just being written
+        return True
+    return owner["host"] != socket.gethostname() or _process_lives(owner["pid"], owner["born"])
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

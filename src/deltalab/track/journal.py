@@ -10,7 +10,7 @@ A run directory holds
     config.json      the frozen, fully resolved TrialSpec (TrialSpec.to_dict)
     provenance.json  code commit, dirty diff, package versions, hardware, Python
     journal.jsonl    this file's subject
-    claim            who runs the trial now; its mtime is the heartbeat
+    claim.N          who runs the trial now; its mtime is the heartbeat (track.claim)
     checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
     model.safetensors  final weights
     log/             standard output and error of the runs

@@ -89,38 +89,43 @@ class Trainer:
             group["lr"] = lr
         batch = self.task.train_batch(self.step, train.batch_size)
         tokens, targets = (torch.from_numpy(part).to(self.device) for part in (batch.tokens, batch.targets))
-        scored = (targets != IGNORE).sum()
+        scored = int(batch.scored.sum())
+        logged = (self.step + 1) % train.log_every == 0 or self.step + 1 in (1, train.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total, correct = 0.0, 0.0
-        for tokens_part, targets_part in zip(
-            tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True
-        ):
+        loss, correct = torch.zeros(2, device=self.device).unbind()
+        parts = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True)
+        for tokens_part, targets_part in parts:
             with self._autocast():
                 logits = self.model(tokens_part)
-            loss = _summed_loss(logits, targets_part) / scored
-            loss.backward()
-            total = total + loss.detach()
-            correct = correct + (logits.detach().argmax(-1) == targets_part).sum()
+            part = _summed_loss(logits, targets_part) / scored
+            part.backward()
+            loss = loss + part.detach()
+            if logged:
+                correct = correct + (logits.detach().argmax(-1) == targets_part).sum()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         self.optimizer.step()
         self.step += 1
-        if self.step % train.log_every == 0 or self.step in (1, train.steps):
-            self._log(float(total), float(correct) / int(scored), float(norm), lr, tokens.numel())
+        if logged:
+            self._log(float(loss), float(correct) / scored, float(norm), lr, tokens.numel())
 
     def _log(self, loss: float, accuracy: float, norm: float, lr: float, tokens: int) -> None:
+        """Journal a step's figures.
+
+        Raises:
+            Diverged: the loss is NaN or over its bound.
+        """
         step, moment = self._tick
         self._tick = (self.step, time.perf_counter())
-        rate = tokens * (self.step - step) / max(1e-9, self._tick[1] - moment)
         values = {
             "train/loss": loss,
             "train/accuracy": accuracy,
             "train/grad_norm": norm,
             "train/lr": lr,
-            "train/tokens_per_second": rate,
+            "train/tokens_per_second": tokens * (self.step - step) / max(1e-9, self._tick[1] - moment),
         }
         self.journal.metrics(self.step, values)
         if not math.isfinite(loss) or loss > self.spec.train.loss_bound:
-            raise Diverged(f"loss {loss} at step {self.step}, bound {self.spec.train.loss_bound}")
+            raise Diverged(f"loss {loss:.4g} at step {self.step}, allowed up to {self.spec.train.loss_bound}")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.train.precision is Precision.fp32:

@@ -1,0 +1,80 @@
+"""``python -m analysis.compare STUDY``: the comparison of a launched study, on the terminal and as a report.
+
+Works while the study runs: it says what is there, and what is not.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from deltalab.errors import DeltalabError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+WIDTH_WITHOUT_TERMINAL = 170
+
+
+@app.command()
+def compare(
+    study: Annotated[str, typer.Argument(help="A launched study.")],
+    runs: Annotated[Path, typer.Option(help="The runs folder.", envvar="DELTALAB_RUNS")] = Path("runs"),
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Compare this metric instead of the study's own; the first is primary.")
+    ] = None,
+    mlflow: Annotated[bool, typer.Option(help="Put the report beside the study's MLflow run, if it has one.")] = True,
+) -> None:
+    """Compare the cells of a study: table, statistics, pictures and report under RUNS/studies/STUDY/report."""
+    try:
+        run(study, runs, metric or [], mlflow, make_console())
+    except DeltalabError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+
+
+def run(study: str, runs: Path, metrics: list[str], mlflow: bool, console: Console) -> Path:
+    """Read, compute, write, print.
+
+    Returns:
+        The report's folder.
+
+    Raises:
+        NotFoundError: the study was not launched from this runs folder.
+        UsageError: a metric that was asked for is in no journal.
+    """
+    from analysis.collate import collate
+    from analysis.report import make_report, report_folder, write_report
+    from analysis.statistics import summarise
+    from analysis.terminal import show
+
+    results = collate(runs, study, metrics)
+    summaries = summarise(results)
+    report = make_report(results, summaries, metrics)
+    folder = report_folder(results)
+    paths = write_report(report, summaries, folder)
+    show(console, report, summaries)
+    names = [path.name for path in paths if path.parent == folder]
+    _say(console, "Written", f"to {folder}: {', '.join(names)}, figures/ ({len(report.pictures)} as PNG and SVG)")
+    if mlflow:
+        from deltalab.track.mlflow import log_report
+
+        address = log_report(runs, study, folder)
+        if address is not None:
+            _say(console, "MLflow", address)
+    return folder
+
+
+def make_console() -> Console:
+    """As wide as the terminal, and wide enough for the table where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
+
+
+def _say(console: Console, what: str, text: str) -> None:
+    console.print(Text.assemble((f"{what} ", "bold"), text), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,159 @@
+"""A table as text: for the terminal (Rich), Markdown and LaTeX. ``report`` makes the HTML, ``raw`` the CSV."""
+
+import re
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from analysis.tables import Column, Item, Table
+
+SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+TONES = {"": "", "better": "green", "worse": "red"}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "Δ": r"$\Delta$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "₀": r"$_0$",
+    "–": "--",
+    "…": r"\dots{}",
+    "[": "{[}",  # after a line's end it would be taken for an argument
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def to_rich(table: Table, width: int, console_width: Callable[[RichTable], int]) -> list[RichTable]:
+    """The table for a terminal, in two where it is wider than the terminal: values, then differences.
+
+    Args:
+        width: columns of the terminal.
+        console_width: how wide a Rich table would like to be.
+    """
+    whole = _rich(table, table.columns)
+    parts = {column.part for column in table.columns}
+    if console_width(whole) <= width or "difference" not in parts:
+        return [whole]
+    return [
+        _rich(table, [column for column in table.columns if column.part != "difference"]),
+        _rich(table, [column for column in table.columns if column.part in ("cell", "difference")]),
+    ]
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table, its footnotes and remarks below."""
+    heads = [markdown_escape(column.title) for column in table.columns]
+    body = [[_markdown_item(item) for item in row] for row in table.rows]
+    widths = [max(3, *(len(line[place]) for line in [heads, *body])) for place in range(len(heads))]
+    rule = ["-" * (w - 1) + ":" if column.right else "-" * w for column, w in zip(table.columns, widths, strict=True)]
+    lines = [_markdown_line(line, widths, table.columns) for line in [heads, rule, *body]]
+    lines += [""] if table.notes or table.remarks else []
+    lines += [f"<sup>{mark}</sup> {markdown_escape(text)}  " for mark, text in table.notes]
+    lines += [""] if table.notes and table.remarks else []
+    lines += [markdown_escape(" ".join(_sentence(remark) for remark in table.remarks))] if table.remarks else []
+    lines += ["", f"<sub>{markdown_escape(table.provenance)}</sub>"] if table.provenance else []
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table, label: str) -> str:
+    """A table environment for booktabs, ready to paste; every text is escaped.
+
+    Args:
+        label: what follows ``tab:`` in its label.
+    """
+    columns = "".join("r" if column.right else "l" for column in table.columns)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"% {_one_line(table.provenance)}",
+        "\\begin{table}",
+        "\\centering",
+        "\\small",
+        f"\\caption{{{latex_escape(table.title)}}}",
+        f"\\label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', label)}}}",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        " & ".join(latex_escape(column.title) for column in table.columns) + r" \\",
+        "\\midrule",
+        *(" & ".join(_latex_item(item) for item in row) + r" \\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    below = [f"\\textsuperscript{{{mark}}}~{latex_escape(_sentence(text))}" for mark, text in table.notes]
+    below += [latex_escape(_sentence(remark)) for remark in table.remarks]
+    if below:
+        lines += ["", "\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize", *below, "\\end{minipage}"]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def superscript(marks: tuple[str, ...]) -> str:
+    """Footnote marks in Unicode superscript letters."""
+    return ",".join(marks).translate(SUPERSCRIPT)
+
+
+def _rich(table: Table, shown: list[Column]) -> RichTable:
+    rich = RichTable(header_style="bold", border_style="bright_black", pad_edge=False, box=box.SIMPLE_HEAD)
+    for column in shown:
+        rich.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
+    places = [table.columns.index(column) for column in shown]
+    hang = [
+        max((len(superscript(row[place].marks)) for row in table.rows), default=0)
+        for place in range(len(table.columns))
+    ]
+    for turn, row in enumerate(table.rows):
+        baseline = turn == 0 and any(item.text == "baseline" for item in row)
+        rich.add_row(*(_rich_item(row[place], hang[place]) for place in places), end_section=baseline)
+    return rich
+
+
+def _rich_item(item: Item, hang: int) -> Text:
+    text = Text(item.text, style=" ".join(filter(None, ("bold" if item.bold else "", TONES[item.tone]))))
+    return text.append(superscript(item.marks).ljust(hang), style="not bold yellow")
+
+
+def _markdown_item(item: Item) -> str:
+    text = f"**{markdown_escape(item.text)}**" if item.bold else markdown_escape(item.text)
+    return text + (f"<sup>{','.join(item.marks)}</sup>" if item.marks else "")
+
+
+def _markdown_line(texts: list[str], widths: list[int], columns: list[Column]) -> str:
+    padded = [
+        text.rjust(width) if column.right else text.ljust(width)
+        for text, width, column in zip(texts, widths, columns, strict=True)
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def markdown_escape(text: str) -> str:
+    """Markdown takes as markup neither HTML, nor a table's bars, nor emphasis."""
+    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*|]|\](?=[(\[:]))", r"\\\1", text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+
+
+def _latex_item(item: Item) -> str:
+    text = latex_escape(item.text)
+    text = f"\\textbf{{{text}}}" if item.bold else text
+    return text + (f"\\textsuperscript{{{','.join(item.marks)}}}" if item.marks else "")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.endswith(".") else f"{text[:1].upper()}{text[1:]}."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

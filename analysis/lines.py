@@ -1,0 +1,157 @@
+"""Line plots: loss over training, accuracy by position. A panel per level of a two-factor study's second factor."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from analysis.canvas import WIDTH, Picture, develop
+from analysis.collate import SLICE, Results
+from analysis.palette import looks
+from analysis.statistics import estimate
+from deltalab.track.journal import State
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Panels = dict[str, Axes]
+
+MOST_POINTS = 300
+"""A curve with more points is averaged over stretches of steps."""
+ENDED = (State.diverged.value, State.failed.value)
+VANISHED = 1 / 50
+"""The share of its start below which a loss is read on a logarithmic scale."""
+
+
+def loss_of(results: Results) -> str | None:
+    """The loss whose curve is drawn: train/loss, else the loss with the most points."""
+    points = Counter(name for name in results.curves["metric"] if name.endswith("/loss"))
+    return "train/loss" if "train/loss" in points else max(points, key=lambda name: points[name], default=None)
+
+
+def slices_of(results: Results) -> tuple[str, list[str]] | None:
+    """The metric that completed trials report by position, and its slices in order; accuracy before others."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in results.logged:
+        if (match := SLICE.match(name)) and results.last_values(name):
+            found.setdefault(match["whole"], []).append((int(match["first"]), name))
+    several = {whole: [name for _, name in sorted(parts)] for whole, parts in found.items() if len(parts) > 1}
+    if not several:
+        return None
+    whole = max(several, key=lambda name: (name == "eval/accuracy", len(several[name])))
+    return whole, several[whole]
+
+
+def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
+    """Mean and interval by position in the sequence."""
+    look = looks(results)
+    legends = list(dict.fromkeys(style.legend for style in look.values()))
+    step = min(0.05, 0.5 / len(legends))
+    figure, panels = _panels(results)
+    by_slice = {name: results.last_values(name) for name in names}
+    for cell in results.cells:
+        style = look[cell.name]
+        found = [estimate(list(by_slice[name].get(cell.name, {}).values())) for name in names]
+        shift = (legends.index(style.legend) - (len(legends) - 1) / 2) * step
+        x = [place + shift for place in range(len(names))]
+        halves = [0.0 if math.isnan(one.half) else one.half for one in found]
+        means = [one.mean for one in found]
+        axes = panels[style.facet]
+        axes.errorbar(x, means, halves, color=style.color, linewidth=1.1, fmt="none", alpha=0.5)
+        axes.plot(x, means, style.line, marker="o", markersize=5, color=style.color)
+    for axes in panels.values():
+        axes.set_xticks(range(len(names)), [name.removeprefix(f"{whole}/").replace("-", "–") for name in names])
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_xlabel("positions in the sequence")
+    values = [value for cells in by_slice.values() for seeds in cells.values() for value in seeds.values()]
+    _finish(results, figure, panels, whole, values)
+    return develop(
+        figure,
+        "slices",
+        f"{whole} by position",
+        "Mean over completed seeds by position in the sequence, with its 95 % t-interval (cut where it leaves the "
+        "picture); variants are shifted sideways to be told apart.",
+    )
+
+
+def curves_picture(results: Results, metric: str) -> Picture:
+    """Mean over completed seeds with a band, and the other seeds as they are."""
+    look = looks(results)
+    rows = results.curves[results.curves["metric"] == metric]
+    figure, panels = _panels(results)
+    starts, ends = [], []
+    for cell in results.cells:
+        style, of_cell = look[cell.name], rows[rows["cell"] == cell.name]
+        axes = panels[style.facet]
+        for seed in _unfinished(of_cell):
+            steps, mean, *_ = _band(seed)
+            axes.plot(steps, mean, color=style.color, linewidth=0.9, alpha=0.75)
+            sign = "x" if seed["state"].iloc[0] in ENDED else "."
+            axes.plot(steps[-1:], mean[-1:], sign, color=style.color, markersize=6)
+        steps, mean, low, high = _band(of_cell[of_cell["state"] == State.completed.value])
+        if steps:
+            axes.fill_between(steps, low, high, color=style.color, alpha=0.15, linewidth=0)
+            axes.plot(steps, mean, style.line, color=style.color, linewidth=1.6)
+            starts.append(mean[0])
+            ends.append(mean[-1])
+    for axes in panels.values():
+        axes.set_xlabel("step")
+        if ends and 0 < sorted(ends)[len(ends) // 2] < VANISHED * max(starts) and min(ends) > 0:
+            axes.set_yscale("log")
+    _finish(results, figure, panels, metric)
+    return develop(
+        figure,
+        "curves",
+        metric,
+        "Line: mean over completed seeds; band: from the lowest to the highest. Thin lines: seeds that are not "
+        "completed, × where one diverged or failed, a dot where one is now.",
+    )
+
+
+def _unfinished(rows: Any) -> list[Any]:
+    return [seed for _, seed in rows[rows["state"] != State.completed.value].groupby("seed")]
+
+
+def _band(rows: Any) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Steps, mean, lowest and highest over seeds, at the steps that every seed logged."""
+    table = rows.pivot(index="step", columns="seed", values="value").dropna()
+    table = table[(abs(table) < math.inf).all(axis=1)]
+    if len(table) > MOST_POINTS:
+        stretch = math.ceil(len(table) / MOST_POINTS)
+        groups = [place // stretch for place in range(len(table))]
+        table = table.assign(step=table.index).groupby(groups).mean().set_index("step")
+    found = (table.index, table.mean(axis=1), table.min(axis=1), table.max(axis=1))
+    steps, mean, low, high = ([float(value) for value in series] for series in found)
+    return steps, mean, low, high
+
+
+def _panels(results: Results) -> "tuple[Figure, Panels]":
+    """Panels on the same scales, three in a row at most."""
+    from matplotlib.figure import Figure
+
+    facets = list(dict.fromkeys(look.facet for look in looks(results).values()))
+    columns = min(3, len(facets))
+    rows = math.ceil(len(facets) / columns)
+    figure = Figure(figsize=(WIDTH, 0.6 + 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, facet in zip(grid, facets, strict=False):
+        axes.set_title(facet)
+    for spare in grid[len(facets) :]:
+        spare.remove()
+    return figure, dict(zip(facets, grid, strict=False))
+
+
+def _finish(results: Results, figure: "Figure", panels: "Panels", label: str, values: Sequence[float] = ()) -> None:
+    """The axis' label, room for values, and one legend below."""
+    from matplotlib.lines import Line2D
+
+    first = next(iter(panels.values()))
+    first.set_ylabel(label)
+    if values:
+        width = (max(values) - min(values)) or abs(max(values)) or 1.0
+        first.set_ylim(min(values) - 0.15 * width, max(values) + 0.15 * width)
+    styles = {look.legend: look for look in looks(results).values()}
+    handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2) for look in styles.values()]
+    columns = max(1, min(len(styles), int(100 / (max(map(len, styles)) + 8))))
+    figure.legend(handles, list(styles), loc="outside lower center", ncols=columns)

@@ -1,0 +1,165 @@
+"""Footnotes: what a reader must know of a value before believing it. A note is written once, marked where it holds."""
+
+from collections import Counter, defaultdict
+
+from analysis.collate import Metric, Results
+from analysis.statistics import Difference, Estimate, Summary
+from deltalab.spec.study import Goal
+from deltalab.study.ledger import CellRecord
+from deltalab.track.journal import State
+
+SAID = {State.planned: "not started"}
+"""States that need other words than their names."""
+
+
+class Notes:
+    """Texts with their marks a, b, c …, in order of first use."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, str] = {}
+
+    def mark(self, text: str) -> tuple[str, ...]:
+        """The mark of a note, as a tuple; no mark for no text."""
+        if not text:
+            return ()
+        if text not in self._marks:
+            letters = "abcdefghijklmnoprstuvwxyz"  # without q, which has no superscript in Unicode
+            turn, place = divmod(len(self._marks), len(letters))
+            self._marks[text] = letters[place] * (turn + 1)
+        return (self._marks[text],)
+
+    @property
+    def listed(self) -> list[tuple[str, str]]:
+        """(mark, text) of every note."""
+        return [(mark, text) for text, mark in self._marks.items()]
+
+
+def missing_seeds(results: Results, cell: CellRecord) -> str:
+    """``2 of 3 seeds: seed 1 diverged``, or nothing where every seed is completed."""
+    there = len(results.seeds_in(cell, State.completed))
+    if there == len(cell.trials):
+        return ""
+    parts = [
+        f"{seeds_in_words(seeds)} {SAID.get(state, state.value)}"
+        for state in State
+        if state is not State.completed and (seeds := results.seeds_in(cell, state))
+    ]
+    return f"{there} of {len(cell.trials)} seeds: {', '.join(parts)}"
+
+
+def missing_values(results: Results, cell: CellRecord, metric: Metric, found: Estimate) -> str:
+    """Completed seeds whose metric was never logged or is not finite."""
+    done = results.seeds_in(cell, State.completed)
+    if found.n == len(done):
+        return ""
+    values = results.values(metric.name)[cell.name]
+    lost = [seed for seed in done if seed not in values]
+    return f"{seeds_in_words(lost)} completed without a finite {metric.name}"
+
+
+def unequal_steps(steps: dict[str, dict[int, int]], cell: CellRecord) -> str:
+    """Seeds whose value is of another step than most of the study's.
+
+    Args:
+        steps: cell → seed → step, see ``Results.last_steps``.
+        cell: the cell the note is for.
+    """
+    counted = Counter(step for of_cell in steps.values() for step in of_cell.values())
+    usual = max(counted, key=lambda step: (counted[step], step), default=0)
+    other = defaultdict(list)
+    for seed, step in sorted(steps.get(cell.name, {}).items()):
+        if step != usual:
+            other[step].append(seed)
+    parts = [f"{seeds_in_words(seeds)} measured at step {step:,}" for step, seeds in other.items()]
+    return f"{', '.join(parts)}; most trials at step {usual:,}" if parts else ""
+
+
+def same_trials(results: Results, cell: CellRecord) -> str:
+    """An earlier cell that is the same computation, so that both show the same trials."""
+    for earlier in results.cells:
+        if earlier.name == cell.name:
+            return ""
+        if set(earlier.trials.values()) & set(cell.trials.values()):
+            return f"the same computation as {results.label(earlier)}: both show the same trials"
+    return ""
+
+
+def unpaired_seeds(difference: Difference) -> str:
+    """Seeds left out of the paired comparison."""
+    if not difference.unpaired:
+        return ""
+    used = seeds_in_words(sorted(difference.per_seed)) if difference.per_seed else "no seed"
+    lost = seeds_in_words(list(difference.unpaired))
+    return (
+        f"paired over {used}: {lost} {'is' if len(difference.unpaired) == 1 else 'are'} missing here or in the baseline"
+    )
+
+
+def mismatch(results: Results, cell: CellRecord) -> str:
+    """A size that differs from the baseline's by more than the study tolerates."""
+    tolerance = results.record.study.get("tolerance", 0.0)
+    if abs(cell.mismatch) <= tolerance:
+        return ""
+    return f"{percent(cell.mismatch)} parameters from the baseline, more than the tolerance of {tolerance:.2%}"
+
+
+def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
+    """What holds for the whole table: how each number was computed and what it cannot say."""
+    primary = results.metrics[0]
+    summary = summaries[primary.name]
+    most = max((estimate.n for s in summaries.values() for estimate in s.estimates.values()), default=0)
+    said = []
+    if most > 1:
+        said.append("mean ± half-width of the 95 % t-interval over seeds.")
+    elif most == 1:
+        said.append("One seed per cell: no interval and no p can be given, and a difference may be chance.")
+    if summary.differences and most:
+        said.append(_difference_remark(primary, summary))
+    if any(metric.goal for metric in results.metrics) and len(results.cells) > 1 and most:
+        said.append("Bold: the best mean among the cells with the most values; ties within rounding are all bold.")
+    undirected = [metric.name for metric in results.metrics if metric.goal is None]
+    if undirected:
+        said.append(f"No best value is marked for {', '.join(undirected)}: the study does not say which way is better.")
+    if any(results.trials["state"] == State.diverged.value):
+        said.append("A diverged seed is a result: means are over the seeds that did not diverge, and so look better.")
+    said += _out_of_range(results, summaries)
+    said += [f"Not run: {results.label(cell)}, because {cell.excluded}." for cell in results.excluded]
+    return said
+
+
+def _difference_remark(primary: Metric, summary: Summary) -> str:
+    text = f"Δ {primary.name}: cell − baseline, paired by seed"
+    if all(difference.estimate.n < 2 for difference in summary.differences.values()):
+        return text + "."
+    text += " [95 % t-interval, not corrected for the number of cells]"
+    if not summary.family:
+        return text + "."
+    return f"{text}; p: paired t-test, Holm-corrected over the {summary.family} cells tested."
+
+
+def _out_of_range(results: Results, summaries: dict[str, Summary]) -> list[str]:
+    """The t-interval does not know that an accuracy ends at 1 and a loss at 0."""
+    reaching = [m.name for m in results.metrics if _reaches_out(m, list(summaries[m.name].estimates.values()))]
+    if not reaching:
+        return []
+    return [
+        f"Some intervals of {', '.join(reaching)} reach past what the metric can be: a t-interval takes the seeds as "
+        "normally distributed, which a few seeds near a bound are not."
+    ]
+
+
+def _reaches_out(metric: Metric, found: list[Estimate]) -> bool:
+    accuracy = "accuracy" in metric.name.split("/")
+    if not accuracy and metric.goal is not Goal.min:
+        return False
+    return any(e.low < 0 <= e.mean or (accuracy and e.high > 1 >= e.mean) for e in found)
+
+
+def seeds_in_words(seeds: list[int]) -> str:
+    """``seed 1``, ``seeds 0, 2``."""
+    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
+
+
+def percent(share: float) -> str:
+    """``+1.35 %`` with a true minus."""
+    return f"{share:+.2%}".replace("-", "−")

@@ -1,0 +1,74 @@
+"""The statistics in full precision, for CSV: empty where a number cannot be given."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import notes
+from analysis.collate import Results
+from analysis.statistics import Estimate, Summary
+from analysis.tables import effect_label
+from deltalab.study.ledger import CellRecord
+from deltalab.track.journal import State
+
+EFFECT_COLUMNS = [
+    "metric", "kind", "effect", "estimate", "low", "high", "sd", "seeds", "combinations", "combinations_left_out",
+]  # fmt: skip
+
+
+def raw_table(results: Results, summaries: dict[str, Summary]) -> pd.DataFrame:
+    """The comparison in full precision, a row per cell; empty where a number cannot be given."""
+    return pd.DataFrame([_raw_row(results, cell, summaries) for cell in results.cells])
+
+
+def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "cell": cell.name,
+        **{f"level.{factor}": level for factor, level in cell.levels.items()},
+        "baseline": cell.name == results.baseline,
+        "seeds_planned": len(cell.trials),
+        "seeds_completed": len(results.seeds_in(cell, State.completed)),
+        "parameters": cell.parameters,
+        "mismatch": cell.mismatch,
+        "state_size": cell.state_size,
+        "cache_size": cell.cache_size,
+        "flops_per_token": cell.flops_per_token,
+    }
+    for metric, summary in summaries.items():
+        found = summary.estimates[cell.name]
+        row |= {f"{metric}:{name}": getattr(found, name) for name in ("mean", "sd", "n", "low", "high")}
+        against = summary.differences.get(cell.name)
+        if summary.differences:
+            shift = against.estimate if against else Estimate()
+            row |= {
+                f"{metric}:difference": shift.mean,
+                f"{metric}:difference_low": shift.low,
+                f"{metric}:difference_high": shift.high,
+                f"{metric}:pairs": shift.n if against else None,
+                f"{metric}:p": against.p if against else None,
+                f"{metric}:p_holm": against.holm if against else None,
+                f"{metric}:hedges_g_z": against.g if against else None,
+            }
+    row["notes"] = notes.missing_seeds(results, cell)
+    return row
+
+
+def raw_effects(summaries: dict[str, Summary]) -> pd.DataFrame:
+    """Effects of every metric in full precision."""
+    rows = [
+        {
+            "metric": metric,
+            "kind": "main" if len(effect.levels) == 1 else "interaction",
+            "effect": effect_label(effect),
+            "estimate": effect.estimate.mean,
+            "low": effect.estimate.low,
+            "high": effect.estimate.high,
+            "sd": effect.estimate.sd,
+            "seeds": effect.estimate.n,
+            "combinations": len(effect.averaged),
+            "combinations_left_out": len(effect.left_out),
+        }
+        for metric, summary in summaries.items()
+        for effect in summary.effects
+    ]
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)

@@ -1,0 +1,245 @@
+"""The report of a study: one self-contained HTML page, the same in Markdown, and every table and picture as a file.
+
+STUDY/report/  table.md  table.csv  table.tex  effects.csv  report.md  report.html  figures/*.png  figures/*.svg
+"""
+
+import base64
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import formats, raw
+from analysis.canvas import Picture
+from analysis.collate import Results
+from analysis.figures import draw_all
+from analysis.numbers import duration, number
+from analysis.sources import commits, day, hardware, provenance_line
+from analysis.statistics import Summary
+from analysis.tables import SIGNIFICANT, Table, comparison_table, differences_table, effects_table, places_of
+from analysis.trials import trials_table, unfinished_table
+from deltalab.study import ledger
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import State
+
+TEMPLATES = Path(__file__).parent / "templates"
+RUNS = Path("runs")
+"""The runs folder that ``compare`` takes by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the pages say.
+
+    Attributes:
+        brief: the result in a sentence or two.
+        facts: (what, value) of the design.
+        table: the comparison.
+        differences: every metric's differences, or None with a single cell.
+        effects: or None with a single factor, where effects are the differences.
+        unfinished: the trials that are not completed, or None.
+        commands: (what for, command).
+        provenance: (what, value).
+    """
+
+    results: Results
+    brief: str
+    facts: list[tuple[str, str]]
+    table: Table
+    differences: Table | None
+    effects: Table | None
+    pictures: list[Picture]
+    unfinished: Table | None
+    trials: Table
+    commands: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+
+    @property
+    def question(self) -> str:
+        return str(self.results.record.study.get("question") or self.results.record.name)
+
+
+def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence[str] = ()) -> Report:
+    """Everything the pages say, pictures drawn.
+
+    Args:
+        asked: the metrics the user named, for the command that repeats this report.
+    """
+    several = len(results.cells) > 1
+    has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
+    return Report(
+        results=results,
+        brief=brief(results, summaries),
+        facts=_facts(results),
+        table=comparison_table(results, summaries),
+        differences=differences_table(results, summaries) if several else None,
+        effects=effects_table(results, summaries) if has_effects else None,
+        pictures=draw_all(results, summaries),
+        unfinished=unfinished_table(results),
+        trials=trials_table(results),
+        commands=_commands(results, asked),
+        provenance=_provenance(results),
+    )
+
+
+def brief(results: Results, summaries: dict[str, Summary]) -> str:
+    """What the primary metric says, in words that do not say more than the p values do."""
+    metric = results.metrics[0]
+    summary = summaries[metric.name]
+    done = sum(found.n for found in summary.estimates.values())
+    planned = sum(len(cell.trials) for cell in results.cells)
+    if not done:
+        return f"No trial has a value of {metric.name} yet."
+    so_far = "" if done == planned else f"{done} of {planned} values of {metric.name} are there. "
+    if not summary.differences:
+        return so_far + "One cell: there is nothing to compare it with."
+    if not summary.family:
+        return so_far + f"No cell can be tested against the baseline in {metric.name}: that takes two seeds or more."
+    places = places_of(results, summaries)[metric.name]
+    clear = [
+        f"{results.label(cell)} ({number(found.estimate.mean, places, signed=True)})"
+        for cell in results.cells[1:]
+        if (found := summary.differences[cell.name]).holm < SIGNIFICANT
+    ]
+    if clear:
+        return so_far + (
+            f"{len(clear)} of {summary.family} tested cells differ from the baseline in {metric.name} "
+            f"(Holm-corrected p < {SIGNIFICANT}): {', '.join(clear)}."
+        )
+    pairs = max(found.estimate.n for found in summary.differences.values())
+    return so_far + (
+        f"None of {summary.family} tested cells differs from the baseline in {metric.name} at a Holm-corrected "
+        f"p < {SIGNIFICANT} with {pairs} seeds. That is no evidence that they are equal."
+    )
+
+
+def write_report(report: Report, summaries: dict[str, Summary], folder: Path) -> list[Path]:
+    """Write every file of a report; figures of an earlier report that no longer exist are removed.
+
+    Returns:
+        The paths, those a reader opens first in front.
+    """
+    figures = folder / "figures"
+    texts = {
+        "report.html": to_html(report),
+        "report.md": to_markdown(report),
+        "table.md": f"# {formats.markdown_escape(report.table.title)}\n\n{formats.to_markdown(report.table)}",
+        "table.tex": formats.to_latex(report.table, report.results.record.name),
+        "table.csv": raw.raw_table(report.results, summaries).to_csv(index=False),
+        "effects.csv": raw.raw_effects(summaries).to_csv(index=False),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    for picture in report.pictures:
+        _write_bytes(figures / f"{picture.name}.png", picture.png)
+        write_atomic(figures / f"{picture.name}.svg", picture.svg)
+    kept = {f"{picture.name}.{ending}" for picture in report.pictures for ending in ("png", "svg")}
+    for path in figures.glob("*"):
+        if path.suffix in (".png", ".svg") and path.name not in kept:
+            path.unlink()
+    return [folder / name for name in texts] + [figures / name for name in sorted(kept)]
+
+
+def to_html(report: Report) -> str:
+    """One page without any outside reference; every text is escaped by the template engine."""
+    import jinja2
+
+    engine = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    engine.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    engine.filters["sort_key"] = _sort_key
+    return engine.get_template("report.html.j2").render(
+        report=report,
+        name=report.results.record.name,
+        counts=[(state.value, n) for state in State if (n := report.results.count()[state.value])],
+        markdown=formats.to_markdown(report.table),
+        latex=formats.to_latex(report.table, report.results.record.name),
+        line=provenance_line(report.results),
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """The same report for a pull request or a wiki; pictures by relative path."""
+    escape = formats.markdown_escape
+    parts = [f"# {escape(report.results.record.name)}", escape(report.question), f"**{escape(report.brief)}**"]
+    parts += ["\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.facts)]
+    parts += ["## Comparison", formats.to_markdown(report.table).rstrip()]
+    parts += _markdown_tables(report.differences, report.effects)
+    if report.pictures:
+        parts.append("## Pictures")
+    for picture in report.pictures:
+        image = f"![{escape(picture.title)}](figures/{picture.name}.png)"
+        parts += [f"### {escape(picture.title)}", image, escape(picture.caption)]
+    parts += _markdown_tables(report.unfinished)
+    parts += ["## Reproduce", "\n\n".join(f"{what}:\n\n```\n{line}\n```" for what, line in report.commands)]
+    parts += ["## Provenance", "\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.provenance)]
+    parts += _markdown_tables(report.trials)
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    study = results.record.study
+    seeds = study.get("seeds") or sorted({seed for cell in results.cells for seed in cell.trials})
+    matched = str(study.get("match", "none"))
+    return [
+        ("Design", f"{str(study.get('design', 'list')).replace('_', ' ')}, {len(results.cells)} cells"),
+        *((f"Factor {factor}", ", ".join(levels)) for factor, levels in results.factors.items()),
+        ("Baseline", ", ".join(f"{factor}={level}" for factor, level in results.baseline_levels.items())),
+        ("Seeds", f"{', '.join(map(str, seeds))} (the same data order and initial values in every cell)"),
+        ("Matched", "nothing" if matched == "none" else f"{matched}, tolerance {study.get('tolerance', 0):.2%}"),
+        ("Metrics", ", ".join(f"{m.name} ({m.goal.value if m.goal else 'no goal'})" for m in results.metrics)),
+    ]
+
+
+def _commands(results: Results, asked: Sequence[str]) -> list[tuple[str, str]]:
+    words = ["python", "-m", "analysis.compare", results.record.name]
+    words += ["--runs", str(results.runs)] if results.runs != RUNS else []
+    words += [word for name in asked for word in ("--metric", name)]
+    return [("Run the study", results.record.command), ("Make this report", shlex.join(words))]
+
+
+def _provenance(results: Results) -> list[tuple[str, str]]:
+    launch = results.record.provenance
+    packages = launch.get("packages") or {}
+    alone = results.trials.drop_duplicates("trial")
+    dirty = any(of_trial is True for of_trial in [*alone["dirty"], launch.get("dirty")])
+    found = [
+        ("Launched", day(results.record.created)),
+        ("Commit", commits(results)),
+        ("Local changes", "the diff is in provenance.json of each trial" if dirty else "none"),
+        ("Hardware", "; ".join(hardware(results))),
+        ("Time", f"{duration(sum(alone['seconds']))} over {len(alone)} trials"),
+        ("Python", str(launch.get("python", "unknown"))),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
+    ]
+    return [(what, value) for what, value in found if value]
+
+
+def _markdown_tables(*tables: Table | None) -> list[str]:
+    return [text for t in tables if t is not None for text in (f"## {t.title}", formats.to_markdown(t).rstrip())]
+
+
+def _sort_key(value: float | str | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """As ``write_atomic``, for bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def report_folder(results: Results) -> Path:
+    """Where a study's report goes."""
+    return ledger.study_dir(results.runs, results.record.name) / "report"

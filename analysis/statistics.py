@@ -1,0 +1,296 @@
+"""The statistics of a comparison. SciPy and statsmodels compute them; this file says of what.
+
+x_cs      a metric of cell c and seed s
+d_cs      x_cs − x_bs, the paired difference from the baseline b: a seed fixes data order and initial values
+interval  Student's t-interval, mean ± t(0.975, n − 1) · sd / √n
+p         paired t-test of mean(d_c) = 0, Holm-corrected over all cells that are compared on the metric (Holm 1979)
+g_z       mean(d) / sd(d) · J(n − 1), Cohen's d_z with Hedges' exact small-sample factor (Hedges 1981, Lakens 2013)
+
+A missing x_cs is absent. Numbers that cannot be given (an interval of one seed, a p of no variance) are NaN, never 0.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from analysis.collate import Results
+
+Values = Mapping[str, Mapping[int, float]]
+"""Cell → seed → value of one metric; a missing value is absent."""
+LEVEL = 0.95
+"""Of every interval."""
+ROUNDING = 64 * float(np.finfo(np.float64).eps)
+"""Values that differ by less than this, relative to the largest, are the same number computed twice."""
+NAN = float("nan")
+Key = tuple[tuple[str, str], ...]
+"""Levels in an order that does not depend on how they were written."""
+Contrast = dict[str, float]
+"""Cell → weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean with its t-interval.
+
+    Attributes:
+        n: number of values.
+        mean: NaN when n = 0.
+        sd: sample standard deviation (n − 1); NaN below two values.
+        low, high: ends of the 95 % interval; NaN below two values, the mean itself when all values are equal.
+    """
+
+    n: int = 0
+    mean: float = NAN
+    sd: float = NAN
+    low: float = NAN
+    high: float = NAN
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    @property
+    def exact(self) -> bool:
+        """Whether several values were all equal, so that the interval is a point."""
+        return self.n > 1 and self.sd == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A cell against the baseline, paired by seed.
+
+    Attributes:
+        estimate: of d_cs over the pairs.
+        p: two-sided paired t-test; NaN below two pairs and where all differences are equal.
+        holm: p corrected over the family of the metric.
+        g: Hedges' g_z; NaN below three pairs (its factor J is 0 for two) and where all differences are equal.
+        per_seed: seed → d_cs.
+        unpaired: seeds that one of the two cells lacks, dropped from the comparison.
+    """
+
+    estimate: Estimate
+    p: float = NAN
+    holm: float = NAN
+    g: float = NAN
+    per_seed: dict[int, float] = field(default_factory=dict)
+    unpaired: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What a level does (main effect), or what two levels do together beyond the sum of what each does (interaction).
+
+    Attributes:
+        levels: factor → level; one entry is a main effect, two are an interaction.
+        against: factor → the baseline's level.
+        estimate: of the effect per seed, over seeds.
+        averaged: combinations of the other factors' levels that each seed's effect is the mean of.
+        left_out: such combinations that lack a value in one of the seeds.
+        seeds: those that have a value in every averaged combination.
+    """
+
+    levels: dict[str, str]
+    against: dict[str, str]
+    estimate: Estimate
+    averaged: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Everything computed of one metric.
+
+    Attributes:
+        estimates: cell → its mean over seeds.
+        differences: cell → its difference from the baseline (which is not among them).
+        family: number of p values that Holm's correction was made over.
+        effects: main effects, then (two-factor studies) interactions.
+    """
+
+    estimates: dict[str, Estimate]
+    differences: dict[str, Difference]
+    family: int
+    effects: list[Effect]
+
+
+def summarise(results: "Results") -> dict[str, Summary]:
+    """Metric → its statistics, for every compared metric of a study."""
+    summaries = {}
+    for metric in results.metrics:
+        values = results.values(metric.name)
+        differences = paired_differences(values, results.baseline)
+        summaries[metric.name] = Summary(
+            estimates={cell: estimate(list(by_seed.values())) for cell, by_seed in values.items()},
+            differences=differences,
+            family=sum(not math.isnan(difference.p) for difference in differences.values()),
+            effects=effects(values, results.levels, results.factors, results.baseline_levels),
+        )
+    return summaries
+
+
+def estimate(values: Sequence[float] | np.ndarray, scale: float | None = None) -> Estimate:
+    """Mean, standard deviation and 95 % t-interval (``scipy.stats.ttest_1samp``).
+
+    Args:
+        values: one per seed, finite.
+        scale: size of the numbers the values were computed from, against which rounding is judged; their own if None.
+    """
+    from scipy import stats
+
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0:
+        return Estimate()
+    mean = float(x.mean())
+    if x.size == 1:
+        return Estimate(n=1, mean=mean)
+    if np.ptp(x) <= ROUNDING * (np.abs(x).max() if scale is None else scale):
+        return Estimate(n=x.size, mean=mean, sd=0.0, low=mean, high=mean)
+    test: Any = stats.ttest_1samp(x, 0.0)
+    interval = test.confidence_interval(LEVEL)
+    return Estimate(n=x.size, mean=mean, sd=float(x.std(ddof=1)), low=float(interval.low), high=float(interval.high))
+
+
+def paired_differences(values: Values, baseline: str) -> dict[str, Difference]:
+    """Every other cell against the baseline cell, with Holm's correction over all of them."""
+    found = {cell: paired_difference(x, values[baseline]) for cell, x in values.items() if cell != baseline}
+    tested = [cell for cell, difference in found.items() if not math.isnan(difference.p)]
+    corrected = holm([found[cell].p for cell in tested])
+    return found | {cell: replace(found[cell], holm=p) for cell, p in zip(tested, corrected, strict=True)}
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """One cell against the baseline, seed → value each: ``scipy.stats.ttest_rel`` over the seeds that both have."""
+    from scipy import stats
+
+    seeds = sorted(values.keys() & baseline.keys())
+    x, b = (np.array([of[seed] for seed in seeds]) for of in (values, baseline))
+    d = x - b
+    result = Difference(
+        estimate=estimate(d, _scale([*x, *b])),
+        per_seed={seed: float(value) for seed, value in zip(seeds, d, strict=True)},
+        unpaired=tuple(sorted(values.keys() ^ baseline.keys())),
+    )
+    if result.estimate.n < 2 or result.estimate.exact:
+        return result
+    test: Any = stats.ttest_rel(x, b)
+    return replace(result, p=float(test.pvalue), g=hedges_g(result.estimate))
+
+
+def hedges_g(of: Estimate) -> float:
+    """g_z = mean / sd · J(n − 1) with J(m) = Γ(m/2) / (√(m/2) Γ((m − 1)/2)), of an estimate of paired differences."""
+    from scipy.special import gammaln
+
+    m = of.n - 1
+    if m < 2 or of.sd == 0:
+        return NAN
+    correction = np.exp(gammaln(m / 2) - gammaln((m - 1) / 2)) / np.sqrt(m / 2)
+    return float(of.mean / of.sd * correction)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (``statsmodels.stats.multitest.multipletests``)."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not ps:
+        return []
+    corrected: Any = multipletests(ps, method="holm")[1]
+    return [float(p) for p in corrected]
+
+
+def effects(
+    values: Values,
+    levels: Mapping[str, Mapping[str, str]],
+    factors: Mapping[str, Sequence[str]],
+    baseline: Mapping[str, str],
+) -> list[Effect]:
+    """Main effect of every level that is not the baseline's; for two factors also every interaction.
+
+    A seed's main effect of a level is its difference from the baseline's level, averaged over the combinations of the
+    other factors' levels. A seed's interaction of two levels is the difference of differences
+    (x_ab − x_a₀b) − (x_ab₀ − x_a₀b₀). Every seed averages over the same combinations: those complete in the most seeds.
+
+    Args:
+        values: cell → seed → value.
+        levels: cell → a level per factor.
+        factors: factor → its levels in order.
+        baseline: a level per factor.
+    """
+    cell_of = {_key(chosen): cell for cell, chosen in levels.items()}
+    others = {factor: [level for level in known if level != baseline[factor]] for factor, known in factors.items()}
+    found = [
+        _effect(values, _steps(cell_of, {factor: level}, baseline), {factor: level}, {factor: baseline[factor]})
+        for factor in factors
+        for level in others[factor]
+    ]
+    if len(factors) == 2:
+        for pair in product(*others.values()):
+            both = dict(zip(factors, pair, strict=True))
+            found.append(_effect(values, _square(cell_of, both, baseline), both, dict(baseline)))
+    return [effect for effect in found if effect.averaged or effect.left_out]
+
+
+def _steps(cell_of: Mapping[Key, str], step: Mapping[str, str], baseline: Mapping[str, str]) -> dict[str, Contrast]:
+    """Combination of the other factors' levels → the cell with a level minus the cell with the baseline's."""
+    ((factor, level),) = step.items()
+    contrasts = {}
+    for key, cell in cell_of.items():
+        chosen = dict(key)
+        partner = cell_of.get(_key({**chosen, factor: baseline[factor]}))
+        if chosen[factor] == level and partner is not None:
+            rest = " ".join(f"{name}={value}" for name, value in chosen.items() if name != factor)
+            contrasts[rest] = {cell: 1.0, partner: -1.0}
+    return contrasts
+
+
+def _square(cell_of: Mapping[Key, str], both: Mapping[str, str], baseline: Mapping[str, str]) -> dict[str, Contrast]:
+    """The difference of differences, if the plan has all four cells."""
+    one, two = both
+    corners = {
+        _key(both): 1.0,
+        _key({**both, one: baseline[one]}): -1.0,
+        _key({**both, two: baseline[two]}): -1.0,
+        _key(baseline): 1.0,
+    }
+    contrast = {cell_of[corner]: sign for corner, sign in corners.items() if corner in cell_of}
+    return {"the four cells": contrast} if len(contrast) == 4 else {}
+
+
+def _effect(
+    values: Values, contrasts: Mapping[str, Contrast], levels: dict[str, str], against: dict[str, str]
+) -> Effect:
+    """Mean of the contrasts per seed, over those contrasts that are complete in the most seeds."""
+    complete = {
+        name: frozenset.intersection(*(frozenset(values[cell]) for cell in contrast))
+        for name, contrast in contrasts.items()
+    }
+    candidates = set(complete.values()) or {frozenset()}
+    best = max(candidates, key=lambda s: (len(s), sum(s <= other for other in complete.values()), sorted(s)))
+    kept = [name for name, there in complete.items() if best and best <= there]
+    seeds = tuple(sorted(best))
+    per_seed = [
+        np.mean([sum(sign * values[cell][s] for cell, sign in contrasts[name].items()) for name in kept]) for s in seeds
+    ]
+    used = [values[cell][s] for s in seeds for name in kept for cell in contrasts[name]]
+    return Effect(
+        levels=levels,
+        against=against,
+        estimate=estimate(np.array(per_seed), _scale(used)),
+        averaged=tuple(kept),
+        left_out=tuple(name for name in contrasts if name not in kept),
+        seeds=seeds,
+    )
+
+
+def _key(levels: Mapping[str, str]) -> Key:
+    return tuple(sorted(levels.items()))
+
+
+def _scale(values: Sequence[float]) -> float:
+    return max(map(abs, values), default=0.0)

@@ -1,0 +1,259 @@
+"""The tables as data: which cell says what, before any format. ``formats`` turns them into text.
+
+variant            pattern    params  state   accuracy/33-64 ↑   Δ accuracy/33-64         p
+gated_delta_net_2  recurrent  57,636  1,024   0.564 ± 0.044      baseline
+kda                recurrent  57,720  1,024   0.551 ± 0.073      −0.013 [−0.08, +0.05]    1.000
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from analysis import notes
+from analysis.collate import Metric, Results
+from analysis.notes import Notes
+from analysis.numbers import count, decimals, mean_and_half, number, p_value, with_interval
+from analysis.sources import provenance_line
+from analysis.statistics import Difference, Effect, Summary
+from deltalab.spec.study import Goal
+from deltalab.study.ledger import CellRecord
+from deltalab.track.journal import State
+
+SIGNIFICANT = 0.05
+"""Differences with a corrected p below this are coloured where the format has colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One table cell.
+
+    Attributes:
+        text: as shown, not escaped.
+        bold: the best of its column.
+        marks: footnote marks.
+        sort: what the column is sorted by.
+        tone: ``better`` or ``worse`` than the baseline by the corrected p.
+    """
+
+    text: str
+    bold: bool = False
+    marks: tuple[str, ...] = ()
+    sort: float | str | None = None
+    tone: Literal["", "better", "worse"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column's heading.
+
+    Attributes:
+        title: not escaped.
+        part: what the column tells of; a narrow terminal splits the table between the parts.
+        right: whether it is aligned to the right.
+    """
+
+    title: str
+    part: Literal["cell", "size", "metric", "difference"]
+    right: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table in no format yet.
+
+    Attributes:
+        notes: (mark, text) footnotes.
+        remarks: sentences that hold for the whole table.
+    """
+
+    title: str
+    columns: list[Column]
+    rows: list[list[Item]]
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    provenance: str = ""
+
+
+def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
+    """A row per cell, the baseline first: levels, size, every metric, and the primary metric's difference."""
+    book = Notes()
+    places = places_of(results, summaries)
+    best = {metric.name: best_cells(metric, summaries[metric.name], places[metric.name]) for metric in results.metrics}
+    show_seeds = any(notes.missing_seeds(results, cell) for cell in results.cells)
+    primary = results.metrics[0]
+    differences = summaries[primary.name].differences
+    show_p = summaries[primary.name].family > 0 or any(d.estimate.exact for d in differences.values())
+    steps = {metric.name: results.last_steps(metric.name) for metric in results.metrics}
+    rows = []
+    for cell in results.cells:
+        row = [Item(text=level, sort=level) for level in cell.levels.values()]
+        row[0] = Item(text=row[0].text, sort=row[0].sort, marks=book.mark(notes.same_trials(results, cell)))
+        row += [_seeds_item(results, cell, book)] if show_seeds else []
+        row += _size_items(results, cell, book)
+        for metric in results.metrics:
+            found = summaries[metric.name].estimates[cell.name]
+            marks = book.mark(notes.missing_values(results, cell, metric, found))
+            marks += book.mark(notes.unequal_steps(steps[metric.name], cell))
+            marks += book.mark("equal in every seed, so the interval is a point" if found.exact else "")
+            text = mean_and_half(found, places[metric.name])
+            row.append(Item(text=text, bold=cell.name in best[metric.name], marks=marks, sort=found.mean))
+        if differences:
+            row += _difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
+        rows.append(row)
+    return Table(
+        title=f"{results.record.name}: {results.record.study.get('question', '')}".rstrip(": "),
+        columns=_columns(results, show_seeds, bool(differences), show_p),
+        rows=rows,
+        notes=book.listed,
+        remarks=notes.remarks(results, summaries),
+        provenance=provenance_line(results),
+    )
+
+
+def places_of(results: Results, summaries: dict[str, Summary]) -> dict[str, int]:
+    """Metric → decimal places of its column."""
+    return {metric.name: decimals(summaries[metric.name].estimates.values()) for metric in results.metrics}
+
+
+def best_cells(metric: Metric, summary: Summary, places: int) -> set[str]:
+    """Cells with the best mean as displayed, among those with the most values, so that none wins by losing seeds."""
+    most = max((found.n for found in summary.estimates.values()), default=0)
+    means = {cell: round(found.mean, places) for cell, found in summary.estimates.items() if found.n == most and most}
+    if metric.goal is None or len(summary.estimates) < 2 or not means:
+        return set()
+    top = max(means.values()) if metric.goal is Goal.max else min(means.values())
+    return {cell for cell, mean in means.items() if mean == top}
+
+
+def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
+    """Every metric's paired differences with effect size; a row per metric and cell."""
+    book = Notes()
+    places = places_of(results, summaries)
+    rows = []
+    for metric in results.metrics:
+        for cell in results.cells[1:]:
+            found = summaries[metric.name].differences[cell.name]
+            items = _difference_items(found, metric, places[metric.name], True, book)
+            rows.append(
+                [
+                    Item(text=metric.label, sort=metric.name),
+                    Item(text=results.label(cell), sort=cell.name),
+                    items[0],
+                    Item(text=str(found.estimate.n), sort=found.estimate.n),
+                    Item(text=p_value(found.p), sort=found.p),
+                    items[1],
+                    Item(text=number(found.g, 2, signed=True), sort=found.g),
+                ]
+            )
+    titles = ["metric", "cell", "Δ from the baseline [95 %]", "pairs", "p", "p (Holm)", "Hedges' g_z"]
+    remark = (
+        "Paired by seed; p: paired t-test, p (Holm): corrected over all cells within a metric; g_z: Cohen's d_z with "
+        "Hedges' exact small-sample factor, from three pairs on."
+    )
+    columns = [Column(title=title, part="cell", right=place > 1) for place, title in enumerate(titles)]
+    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+
+
+def effects_table(results: Results, summaries: dict[str, Summary], metrics: list[Metric] | None = None) -> Table:
+    """Main effects and interactions of the metrics (all compared ones when None); one metric needs no column."""
+    book = Notes()
+    metrics = results.metrics if metrics is None else metrics
+    several = len(metrics) > 1
+    places = places_of(results, summaries)
+    rows = []
+    for metric in metrics:
+        for effect in summaries[metric.name].effects:
+            note = book.mark(_effect_note(effect, summaries[metric.name]))
+            text = with_interval(effect.estimate, places[metric.name])
+            row = [Item(text=metric.label, sort=metric.name)] if several else []
+            row.append(Item(text=effect_label(effect), sort=effect_label(effect)))
+            row.append(Item(text=text, marks=note, sort=effect.estimate.mean))
+            row.append(Item(text=str(effect.estimate.n), sort=effect.estimate.n))
+            row.append(Item(text=_averaged(effect), sort=len(effect.averaged)))
+            rows.append(row)
+    remark = (
+        "Effect of a level: per seed, its difference from the baseline's level, averaged over the other factors' "
+        "levels. Interaction (a × b): per seed, the difference of differences (ab − a₀b) − (ab₀ − a₀b₀). From two "
+        "seeds on with a 95 % t-interval, not corrected for the number of effects."
+    )
+    titles = [*(["metric"] if several else []), "effect", "estimate [95 %]", "seeds", "averaged over"]
+    columns = [Column(title=title, part="cell", right=place > several) for place, title in enumerate(titles)]
+    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+
+
+def effect_label(effect: Effect) -> str:
+    """``variant: kda − gated_delta_net_2``, or ``variant=kda × pattern=hybrid``."""
+    if len(effect.levels) == 1:
+        ((factor, level),) = effect.levels.items()
+        return f"{factor}: {level} − {effect.against[factor]}"
+    return " × ".join(f"{factor}={level}" for factor, level in effect.levels.items())
+
+
+def _columns(results: Results, show_seeds: bool, show_difference: bool, show_p: bool) -> list[Column]:
+    columns = [Column(title=factor, part="cell", right=False) for factor in results.factors]
+    columns += [Column(title="seeds", part="cell")] if show_seeds else []
+    cached = any(cell.cache_size for cell in results.cells)
+    columns += [Column(title="params", part="size"), Column(title="state + cache" if cached else "state", part="size")]
+    columns += [Column(title=metric.label, part="metric") for metric in results.metrics]
+    if show_difference:
+        title = f"Δ {results.metrics[0].label}"
+        columns.append(Column(title=f"{title} [95 %]" if show_p else title, part="difference"))
+        columns += [Column(title="p (Holm)", part="difference")] if show_p else []
+    return columns
+
+
+def _seeds_item(results: Results, cell: CellRecord, book: Notes) -> Item:
+    done = len(results.seeds_in(cell, State.completed))
+    mark = book.mark(notes.missing_seeds(results, cell))
+    return Item(text=f"{done}/{len(cell.trials)}", marks=mark, sort=done)
+
+
+def _size_items(results: Results, cell: CellRecord, book: Notes) -> list[Item]:
+    state = count(cell.state_size)
+    if cell.cache_size:
+        state += f" + {count(cell.cache_size)}"
+    return [
+        Item(text=count(cell.parameters), marks=book.mark(notes.mismatch(results, cell)), sort=cell.parameters),
+        Item(text=state, sort=cell.state_size + cell.cache_size),
+    ]
+
+
+def _difference_items(
+    difference: Difference | None, metric: Metric, places: int, show_p: bool, book: Notes
+) -> list[Item]:
+    if difference is None:
+        return [Item(text="baseline", sort=0.0), Item(text="", sort=None)][: 1 + show_p]
+    exact = difference.estimate.exact
+    p = Item(text=p_value(difference.holm), sort=difference.holm)
+    if exact:
+        why = "exact: equal in every pair, so the interval is a point and a t-test has no p"
+        p = Item(text="exact", marks=book.mark(why), sort=None)
+    shift = Item(
+        text=with_interval(difference.estimate, places),
+        marks=book.mark(notes.unpaired_seeds(difference)),
+        sort=difference.estimate.mean,
+        tone=_tone(difference, metric),
+    )
+    return [shift, p] if show_p else [shift]
+
+
+def _tone(difference: Difference, metric: Metric) -> Literal["", "better", "worse"]:
+    if metric.goal is None or not difference.holm < SIGNIFICANT:
+        return ""
+    return "better" if (difference.estimate.mean > 0) is (metric.goal is Goal.max) else "worse"
+
+
+def _averaged(effect: Effect) -> str:
+    planned = len(effect.averaged) + len(effect.left_out)
+    kept = len(effect.averaged)
+    return f"{kept} of {planned}" if kept < planned else str(planned)
+
+
+def _effect_note(effect: Effect, summary: Summary) -> str:
+    planned = max((found.n for found in summary.estimates.values()), default=0)
+    seeds = notes.seeds_in_words(list(effect.seeds))
+    if not effect.averaged:
+        return "no seed has a value in every cell this needs"
+    if effect.left_out:
+        verb = "is" if len(effect.left_out) == 1 else "are"
+        return f"without {', '.join(effect.left_out)}, which {verb} not complete in {seeds}"
+    return f"only over {seeds}, complete in every cell this needs" if len(effect.seeds) < planned else ""

@@ -1,0 +1,224 @@
+"""Every number against a formula of its own, and the intervals and p values against simulated studies."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy.special import stdtr, stdtrit
+
+from analysis.statistics import (
+    Estimate,
+    effects,
+    estimate,
+    hedges_g,
+    holm,
+    paired_difference,
+    paired_differences,
+)
+
+T_975 = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}
+"""Quantiles of Student's t from a printed table, by degrees of freedom."""
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.7), (0.5, 0.7, 0.9), (3.0, 3.1, 2.9, 3.4, 3.2)])
+def test_interval_is_mean_and_quantile_times_standard_error(values: tuple[float, ...]):
+    n = len(values)
+    mean = sum(values) / n
+    sd = math.sqrt(sum((x - mean) ** 2 for x in values) / (n - 1))
+    found = estimate(values)
+    assert found.n == n
+    assert found.mean == pytest.approx(mean)
+    assert found.sd == pytest.approx(sd)
+    assert found.half == pytest.approx(T_975[n - 1] * sd / math.sqrt(n), rel=1e-6)
+    assert found.low == pytest.approx(mean - found.half)
+
+
+def test_one_value_has_a_mean_and_nothing_else():
+    found = estimate([0.7])
+    assert (found.n, found.mean) == (1, 0.7)
+    assert all(math.isnan(x) for x in (found.sd, found.low, found.high, found.half))
+
+
+def test_no_value_has_nothing():
+    assert estimate([]).n == 0
+    assert math.isnan(estimate([]).mean)
+
+
+def test_paired_difference_by_formula():
+    cell, base = by_seed(0.62, 0.71, 0.66, 0.70), by_seed(0.58, 0.69, 0.60, 0.67)
+    d = [cell[s] - base[s] for s in cell]
+    mean = sum(d) / 4
+    se = math.sqrt(sum((x - mean) ** 2 for x in d) / 3 / 4)
+    found = paired_difference(cell, base)
+    assert found.estimate.mean == pytest.approx(mean)
+    assert found.estimate.half == pytest.approx(float(stdtrit(3, 0.975)) * se)
+    assert found.p == pytest.approx(2 * float(stdtr(3, -abs(mean / se))))
+    assert found.per_seed == pytest.approx(dict(enumerate(d)))
+
+
+def test_pairs_are_made_by_seed_not_by_order():
+    base = {0: 0.1, 1: 0.5, 2: 0.9}
+    cell = {2: 1.01, 0: 0.2, 1: 0.61}
+    found = paired_difference(cell, base)
+    assert found.per_seed == pytest.approx({0: 0.1, 1: 0.11, 2: 0.11})
+    assert found.p < 0.01
+    assert found.estimate == paired_difference(dict(sorted(cell.items())), base).estimate
+
+
+def test_missing_pairs_are_dropped_and_named():
+    found = paired_difference({0: 1.0, 2: 1.2, 3: 1.3}, {0: 0.9, 1: 0.9, 2: 0.9})
+    assert found.unpaired == (1, 3)
+    assert sorted(found.per_seed) == [0, 2]
+    assert found.estimate.n == 2
+    assert math.isnan(found.g), "Hedges' factor of one degree of freedom is 0"
+
+
+def test_one_pair_has_no_interval_and_no_p():
+    found = paired_difference(by_seed(0.7), by_seed(0.5))
+    assert found.estimate.mean == pytest.approx(0.2)
+    assert math.isnan(found.p)
+    assert math.isnan(found.estimate.low)
+
+
+@pytest.mark.parametrize(
+    ("cell", "base"),
+    [
+        (by_seed(1.0, 1.0, 1.0), by_seed(0.5, 0.5, 0.5)),
+        (by_seed(0.3, 0.4, 0.5), by_seed(0.1, 0.2, 0.3)),  # 0.2 three times, but for rounding
+        (by_seed(0.5, 0.6, 0.7), by_seed(0.5, 0.6, 0.7)),
+        (by_seed(1e9 + 0.1, 2e9 + 0.1), by_seed(1e9, 2e9)),
+    ],
+)
+def test_equal_differences_are_exact_and_have_no_p(cell: dict[int, float], base: dict[int, float]):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = paired_difference(cell, base)
+    assert found.estimate.exact
+    assert found.estimate.low == found.estimate.high == found.estimate.mean
+    assert math.isnan(found.p)
+    assert math.isnan(found.g)
+
+
+def test_tiny_but_real_differences_are_tested():
+    found = paired_difference(by_seed(1 + 1e-9, 1 + 2e-9, 1 + 4e-9), by_seed(1.0, 1.0, 1.0))
+    assert not found.estimate.exact
+    assert 0 < found.p < 1
+
+
+@pytest.mark.parametrize(("n", "factor"), [(3, 1 / math.sqrt(math.pi)), (4, 0.7236013), (5, 0.7978846), (11, 0.9227456)])
+def test_hedges_factor(n: int, factor: float):
+    assert hedges_g(Estimate(n=n, mean=2.0, sd=1.0)) == pytest.approx(2 * factor, rel=1e-6)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_cells_without_a_p_are_not_in_the_family():
+    values = {
+        "base": by_seed(0.5, 0.6, 0.7),
+        "exact": by_seed(0.6, 0.7, 0.8),
+        "alone": {0: 0.9},
+        "real": by_seed(0.55, 0.68, 0.74),
+    }
+    found = paired_differences(values, "base")
+    assert list(found) == ["exact", "alone", "real"]
+    assert found["real"].holm == pytest.approx(found["real"].p)
+    assert math.isnan(found["exact"].holm)
+    assert math.isnan(found["alone"].holm)
+
+
+FACTORS = {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"]}
+LEVELS = {f"{a}{b}": {"a": a, "b": b} for a in FACTORS["a"] for b in FACTORS["b"]}
+BASE = {"a": "a0", "b": "b0"}
+
+
+def two_factors() -> dict[str, dict[int, float]]:
+    """a1 adds 1 + seed/10, b1 adds 2, b2 adds 4, a1 and b2 together another 3."""
+    gain = {"a0": 0.0, "b0": 0.0, "b1": 2.0, "b2": 4.0}
+    return {
+        cell: {
+            s: 10 * s + (1 + s / 10 if x["a"] == "a1" else 0) + gain[x["b"]] + 3 * (cell == "a1b2") for s in range(3)
+        }
+        for cell, x in LEVELS.items()
+    }
+
+
+def found_effects(values: dict[str, dict[int, float]]):
+    return {"×".join(effect.levels.values()): effect for effect in effects(values, LEVELS, FACTORS, BASE)}
+
+
+def test_effects_of_a_known_table():
+    found = found_effects(two_factors())
+    assert list(found) == ["a1", "b1", "b2", "a1×b1", "a1×b2"]
+    assert found["a1"].estimate.mean == pytest.approx(1.1 + 1.0)
+    assert found["a1"].estimate.sd == pytest.approx(0.1)
+    assert found["a1"].estimate.half == pytest.approx(T_975[2] * 0.1 / math.sqrt(3), rel=1e-6)
+    assert len(found["a1"].averaged) == 3
+    assert found["b1"].estimate.mean == pytest.approx(2.0)
+    assert found["b1"].estimate.exact
+    assert found["b2"].estimate.mean == pytest.approx(5.5)
+    assert found["a1×b1"].estimate.mean == pytest.approx(0.0, abs=1e-12)
+    assert found["a1×b2"].estimate.mean == pytest.approx(3.0)
+
+
+def test_an_incomplete_combination_is_left_out_for_every_seed():
+    values = two_factors()
+    del values["a1b2"][1]
+    found = found_effects(values)
+    assert found["a1"].averaged == ("b=b0", "b=b1")
+    assert found["a1"].left_out == ("b=b2",)
+    assert found["a1"].seeds == (0, 1, 2)
+    assert found["a1"].estimate.mean == pytest.approx(1.1)
+    assert found["a1×b2"].seeds == (0, 2)
+
+
+def test_without_any_complete_combination_there_is_no_effect():
+    values = two_factors()
+    values["a0b0"] = values["a0b1"] = values["a0b2"] = {}
+    found = found_effects(values)["a1"]
+    assert found.estimate.n == 0
+    assert len(found.left_out) == 3
+
+
+def test_one_at_a_time_effects_are_the_differences():
+    values = {cell: x for cell, x in two_factors().items() if cell in ("a0b0", "a1b0", "a0b1")}
+    levels = {cell: LEVELS[cell] for cell in values}
+    found = {"×".join(e.levels.values()): e for e in effects(values, levels, FACTORS, BASE)}
+    assert list(found) == ["a1", "b1"]
+    assert found["a1"].estimate == paired_difference(values["a1b0"], values["a0b0"]).estimate
+
+
+def simulated(rng: np.random.Generator, cells: int, seeds: int) -> dict[str, dict[int, float]]:
+    """A study whose cells are all the same: luck of the seed, shared by the cells, and noise of the trial."""
+    luck = rng.normal(0, 0.05, seeds)
+    return {str(cell): dict(enumerate(0.7 + luck + rng.normal(0, 0.02, seeds))) for cell in range(cells)}
+
+
+def test_intervals_cover_and_holm_keeps_the_family_wise_error():
+    rng = np.random.default_rng(20240601)
+    studies, covered, intervals, families = 500, 0, 0, 0
+    for _ in range(studies):
+        found = paired_differences(simulated(rng, cells=6, seeds=4), "0").values()
+        covered += sum(d.estimate.low <= 0 <= d.estimate.high for d in found)
+        intervals += len(found)
+        families += any(d.holm < 0.05 for d in found)
+    assert 0.935 < covered / intervals < 0.965
+    assert families / studies < 0.065
+
+
+def test_a_real_difference_is_found():
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(100):
+        values = simulated(rng, cells=3, seeds=5)
+        values["1"] = {seed: value + 0.1 for seed, value in values["1"].items()}
+        hits += paired_differences(values, "0")["1"].holm < 0.05
+    assert hits > 80

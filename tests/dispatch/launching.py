@@ -1,0 +1,118 @@
+"""Run ``python launch.py`` and ``deltalab`` as a user does, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from deltalab.spec import load
+from deltalab.study import ledger
+from deltalab.track.journal import State
+from tests.specs import study_file
+
+LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
+QUIET = "tracking=none"
+
+
+class Desk:
+    """A user's folder: study files, a runs folder, and commands run from there.
+
+    Args:
+        folder: an empty directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, folder / "runs"
+        self.env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        self.env |= {"DELTALAB_RUNS": str(self.runs), "COLUMNS": "200"}
+
+    def study(self, text: str, name: str = "ask") -> str:
+        """Write a study file and return its path."""
+        return str(study_file(self.folder, text, name))
+
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``python launch.py ARGUMENTS`` to its end."""
+        return self._run([str(load.ROOT / "launch.py"), *arguments])
+
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """``python launch.py ARGUMENTS`` in a process group of its own, as a terminal starts it."""
+        with (self.folder / "said.txt").open("w") as said:
+            return subprocess.Popen(
+                [sys.executable, str(load.ROOT / "launch.py"), *arguments],
+                cwd=self.folder,
+                env=self.env,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def end(self, process: "subprocess.Popen[bytes]", signum: int, group: bool = True) -> str:
+        """Signal a launch (its whole process group, as Ctrl-C does), wait for it, return all it printed."""
+        if group:
+            os.killpg(process.pid, signum)
+        else:
+            os.kill(process.pid, signum)
+        process.wait(timeout=60)
+        return (self.folder / "said.txt").read_text()
+
+    def deltalab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``deltalab ARGUMENTS`` to its end."""
+        return self._run(["-m", "deltalab", *arguments])
+
+    def states(self, study: str = "ask") -> list[State]:
+        """State of every trial of a study, in the order of its cells and seeds."""
+        return [ledger.state_of(self.runs, trial) for trial in self.trials(study)]
+
+    def trials(self, study: str = "ask") -> list[str]:
+        """Trial ids in the order of cells and seeds."""
+        return [t for cell in ledger.read_study(self.runs, study).cells for t in cell.trials.values()]
+
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for a condition."""
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.05)
+
+    def running(self) -> set[str]:
+        """Trials that run and have logged a step."""
+        if not ledger.list_studies(self.runs):
+            return set()
+        records = {trial: ledger.record_of(self.runs, trial) for trial in self.trials()}
+        return {trial for trial, record in records.items() if record.state is State.running and record.step >= 1}
+
+    def workers(self) -> list[int]:
+        """Processes alive that belong to this desk's trials (and to nothing else)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes().decode()
+                    zombie = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+                except OSError:
+                    continue
+                if "submitit" in command and str(self.runs) in command and not zombie:
+                    found.append(int(entry.name))
+        return found
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+
+def kill(pid: int) -> None:
+    """kill -9, whatever became of the process."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,178 @@
+"""Studies launched for real: submitit workers, journals, MLflow, interruptions."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from deltalab.study import ledger
+from deltalab.track import journal
+from deltalab.track.journal import State
+from tests.dispatch.launching import LOCAL, QUIET, Desk, kill
+from tests.specs import TWO_CELLS
+
+pytestmark = pytest.mark.slow
+LONG = ("train.steps=400", "train.checkpoint_every=50", "train.log_every=1")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def weights(desk: Desk) -> dict[str, dict[str, list[float]]]:
+    """Every trial's final weights, as bits."""
+    found = {}
+    for trial in desk.trials():
+        tensors = load_file(ledger.trial_dir(desk.runs, trial) / "model.safetensors")
+        found[trial] = {name: tensor.flatten().tolist() for name, tensor in tensors.items()}
+    return found
+
+
+def test_a_study_runs_is_shown_and_is_not_run_twice(desk: Desk) -> None:
+    path = desk.study(TWO_CELLS)
+    first = desk.launch("-m", f"study={path}", *LOCAL, QUIET)
+    assert first.returncode == 0, first.stderr
+    assert desk.states() == [State.completed] * 4
+    assert "4 trials over seeds 0, 1: 4 planned" in first.stdout
+    assert first.stdout.count("✓") == 4
+    assert "ask: 4 completed in" in first.stdout
+    before = {trial: (ledger.trial_dir(desk.runs, trial) / journal.FILE).read_bytes() for trial in desk.trials()}
+    second = desk.launch("-m", f"study={path}", *LOCAL, QUIET)
+    assert second.returncode == 0
+    assert "nothing to run" in second.stdout
+    after = {trial: (ledger.trial_dir(desk.runs, trial) / journal.FILE).read_bytes() for trial in desk.trials()}
+    assert before == after
+    assert not list((desk.runs / ".submitit").iterdir())
+
+
+def test_an_ordinary_multirun_runs_every_combination(desk: Desk) -> None:
+    done = desk.launch(
+        "-m", "variant=delta_net,kda", "seed=0,1", "train=smoke", "train.steps=3", "eval.sequences=8", *LOCAL, QUIET
+    )
+    assert done.returncode == 0, done.stderr
+    (name,) = ledger.list_studies(desk.runs)
+    record = ledger.read_study(desk.runs, name)
+    assert [cell.levels for cell in record.cells] == [{"variant": "delta_net"}, {"variant": "kda"}]
+    assert [list(cell.trials) for cell in record.cells] == [[0, 1], [0, 1]]
+    assert desk.states(name) == [State.completed] * 4
+
+
+def test_a_single_trial_runs_in_this_process(desk: Desk) -> None:
+    done = desk.launch("variant=kda", "seed=3", "train=smoke", "eval.sequences=8", QUIET)
+    assert done.returncode == 0, done.stderr
+    (cell,) = ledger.read_study(desk.runs, "single").cells
+    assert list(cell.trials) == [3]
+    assert cell.levels == {"variant": "kda"}
+    assert desk.states("single") == [State.completed]
+    assert not (desk.runs / ".submitit").exists()
+
+
+@pytest.mark.parametrize("launcher", ["local", "inline"])
+def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(desk: Desk, launcher: str) -> None:
+    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", f"hydra/launcher={launcher}", QUIET)
+    desk.launch(*arguments, "plan=true")
+    assert not desk.runs.joinpath("trials").exists()
+    planned = desk.launch(*arguments, "train.steps=2", "hydra.launcher.threads=1")
+    assert planned.returncode == 0
+    victim = ledger.trial_dir(desk.runs, desk.trials()[1])
+    for file in victim.iterdir():
+        if file.is_file() and file.name != "config.json":
+            file.unlink()
+    (victim / "model.safetensors").mkdir()  # final weights cannot be written here
+    broken = desk.launch(*arguments, "train.steps=2", "hydra.launcher.threads=1")
+    assert broken.returncode == 1
+    assert "✗ variant=gated_delta_net_2 seed=1: failed: " in broken.stdout
+    assert str(victim / "log.txt") in broken.stdout
+    assert "Traceback" in (victim / "log.txt").read_text()
+    assert desk.states() == [State.completed, State.failed, State.completed, State.completed]
+    again = desk.launch(*arguments, "train.steps=2")
+    assert again.returncode == 1
+    assert "retry_failed=true" in again.stdout
+    (victim / "model.safetensors").rmdir()
+    retried = desk.launch(*arguments, "train.steps=2", "hydra.launcher.retry_failed=true")
+    assert retried.returncode == 0
+    assert desk.states() == [State.completed] * 4
+
+
+def test_ctrl_c_checkpoints_leaves_nothing_behind_and_the_next_launch_continues(desk: Desk, tmp_path: Path) -> None:
+    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
+    process = desk.start(*arguments)
+    desk.until(lambda: len(desk.running()) == 2)
+    said = desk.end(process, signal.SIGINT)
+    assert process.returncode == 130, said
+    assert "nothing is lost" in said
+    assert desk.workers() == []
+    assert desk.states().count(State.preempted) == 2
+    for trial, state in zip(desk.trials(), desk.states(), strict=True):
+        if state is State.preempted:
+            assert list((ledger.trial_dir(desk.runs, trial) / "checkpoints").glob("step-*"))
+            assert not list(ledger.trial_dir(desk.runs, trial).glob("claim*"))
+    done = desk.launch(*arguments)
+    assert done.returncode == 0, done.stdout
+    other = Desk(tmp_path / "other")
+    other.folder.mkdir()
+    whole = other.launch("-m", f"study={other.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
+    assert whole.returncode == 0
+    assert weights(desk) == weights(other)
+
+
+def test_a_killed_worker_is_replaced_and_a_killed_launcher_is_followed(desk: Desk) -> None:
+    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
+    process = desk.start(*arguments)
+    desk.until(lambda: len(desk.running()) == 2)
+    killed = desk.running()
+    for pid in desk.workers():
+        kill(pid)
+    desk.until(lambda: bool(desk.running() - killed))
+    desk.end(process, signal.SIGKILL, group=False)  # its workers go on
+    done = desk.launch(*arguments)
+    assert done.returncode == 0, done.stdout
+    assert desk.states() == [State.completed] * 4
+    assert "following them" in done.stdout
+
+
+def test_divergence_is_a_result(desk: Desk) -> None:
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, "train.loss_bound=0.01")
+    assert done.returncode == 0, done.stdout
+    assert desk.states() == [State.diverged] * 4
+    assert "✗ variant=gated_delta_net_2 seed=0: diverged: loss" in done.stdout
+
+
+MISTAKES = [
+    (["variant=kdaa"], "variant=kdaa: allowed is one of"),
+    (["-m", "variant=kda,kdaa"], "deltalab: variant=kdaa: allowed is one of"),
+    (["-m", "study=nothing"], "study=nothing: no such study"),
+    (["-m", "study={study}", "variant=kda"], "variant is set by factor variant of study ask"),
+    (["-m", "study={study}", "train.lr=1e-3,1e-2"], "train.lr: several values"),
+    (["-m", "study={study}", "seed=a"], "seed=a: Value 'a'"),
+    (["variant.tie=true"], "variant.tie=true"),
+    (["hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_started(desk: Desk, arguments: list[str], said: str) -> None:
+    path = desk.study(TWO_CELLS)
+    done = desk.launch(*(argument.replace("{study}", path) for argument in arguments))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (desk.runs / "trials").exists()
+
+
+def test_status_says_what_is_there(desk: Desk) -> None:
+    nothing = desk.deltalab("status")
+    assert nothing.returncode == 2
+    assert len(nothing.stderr.strip().splitlines()) == 1
+    desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET)
+    table = desk.deltalab("status")
+    assert "ask: 4 trials, 4 completed" in table.stdout
+    plain = json.loads(desk.deltalab("status", "ask", "--json").stdout)
+    assert [trial["trial"] for trial in plain["trials"]] == desk.trials()
+    assert all("eval/accuracy" in trial["metrics"] for trial in plain["trials"])
+    missing = desk.deltalab("status", "other")
+    assert missing.returncode == 2
+    assert "launched: ask" in missing.stderr

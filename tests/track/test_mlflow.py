@@ -1,0 +1,112 @@
+"""The MLflow mirror: everything the journals say, once; a server away costs nothing."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from deltalab.study import ledger
+from deltalab.track import journal
+from deltalab.track.journal import Journal, State
+from deltalab.track.mlflow import Mirror, MirrorFailed, log_report, tracking_uri
+from tests.dispatch.launching import LOCAL, Desk
+from tests.specs import TWO_CELLS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A small study, launched with the default tracking."""
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "tracking.flush_seconds=0.2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not brought up to date" not in done.stdout
+    return desk
+
+
+def children(desk: Desk) -> list:
+    client = MlflowClient(tracking_uri(desk.runs))
+    experiment = client.get_experiment_by_name("ask")
+    return client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'trial'")
+
+
+def history(desk: Desk, run_id: str, metric: str) -> list[tuple[int, float]]:
+    points = MlflowClient(tracking_uri(desk.runs)).get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def assert_mirrors(desk: Desk) -> None:
+    """Every point of every journal is in MLflow exactly once, and nothing else."""
+    runs = {run.data.tags["deltalab.trial"]: run for run in children(desk)}
+    assert sorted(runs) == sorted(desk.trials())
+    for trial, run in runs.items():
+        recorded = journal.read(ledger.trial_dir(desk.runs, trial)).metrics
+        assert set(run.data.metrics) == set(recorded)
+        for metric, points in recorded.items():
+            assert history(desk, run.info.run_id, metric) == sorted(points.items())
+
+
+def test_the_mirror_holds_what_the_journals_say(desk: Desk) -> None:
+    assert_mirrors(desk)
+
+
+def test_runs_are_described(desk: Desk) -> None:
+    client = MlflowClient(tracking_uri(desk.runs))
+    experiment = client.get_experiment_by_name("ask")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'study'")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"] == "does the wide range help?"
+    for run in children(desk):
+        tags, params = run.data.tags, run.data.params
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert tags["deltalab.state"] == "completed"
+        assert tags["level.variant"] == tags["variant"] == params["variant.name"]
+        assert params["seed"] == tags["seed"]
+        assert params["train.steps"] == "20"
+        assert run.info.status == "FINISHED"
+        assert "config.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_second_sync_sends_nothing_and_a_resumed_step_is_not_doubled(desk: Desk) -> None:
+    mirror = Mirror(desk.runs, "ask")
+    assert mirror.sync() == 0
+    trial = desk.trials()[0]
+    log = Journal(ledger.trial_dir(desk.runs, trial))
+    record = journal.read(ledger.trial_dir(desk.runs, trial))
+    log.metrics(20, {"train/loss": record.metrics["train/loss"][20]})
+    log.metrics(21, {"train/loss": 0.25})
+    log.state(State.completed)
+    assert mirror.sync() == 1
+    assert_mirrors(desk)
+
+
+def test_the_report_is_kept_with_the_parent(desk: Desk, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "table.md").write_text("| a |")
+    parent = log_report(desk.runs, "ask", report)
+    assert parent is not None
+    kept = MlflowClient(tracking_uri(desk.runs)).list_artifacts(parent, "report")
+    assert [file.path for file in kept] == ["report/table.md"]
+
+
+def test_a_server_away_never_stops_a_trial_and_sync_catches_up(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    desk.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "train.steps=3")
+    assert done.returncode == 0, done.stdout
+    assert desk.states() == [State.completed] * 4
+    assert "deltalab sync ask" in done.stdout
+    refused = desk.deltalab("sync", "ask")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("deltalab: MLflow at http://127.0.0.1:9")
+    assert len(refused.stderr.strip().splitlines()) == 1
+    with pytest.raises(MirrorFailed):
+        Mirror(desk.runs, "ask", "http://127.0.0.1:9").sync()
+    del desk.env["MLFLOW_TRACKING_URI"]
+    caught_up = desk.deltalab("sync", "ask")
+    assert caught_up.returncode == 0, caught_up.stderr
+    assert "4 trials had something new" in caught_up.stdout
+    assert_mirrors(desk)
