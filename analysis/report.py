@@ -108,10 +108,10 @@ def brief(results: Results, summaries: dict[str, Summary]) -> str:
             f"{len(clear)} of {summary.family} tested cells differ from the baseline in {metric.name} "
             f"(Holm-corrected p < {SIGNIFICANT}): {', '.join(clear)}."
         )
-    pairs = max(found.estimate.n for found in summary.differences.values())
+    pairs = max(found.estimate.n for found in summary.differences.values() if not math.isnan(found.p))
     return so_far + (
         f"None of {summary.family} tested cells differs from the baseline in {metric.name} at a Holm-corrected "
-        f"p < {SIGNIFICANT} with {pairs} seeds. That is no evidence that they are equal."
+        f"p < {SIGNIFICANT}, paired over {pairs} seeds. That is no evidence that they are equal."
     )
 
 

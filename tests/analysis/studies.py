@@ -1,9 +1,11 @@
 """Studies with a known truth, written as a launch writes them: ledger, frozen configs, provenance and journals."""
 
+import atexit
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from deltalab.spec.trial import TrialSpec
 from deltalab.study import ledger
 from deltalab.study.design import cell_name, cells_of
 from deltalab.study.ledger import CellRecord, StudyRecord
+from deltalab.track.claim import claimed
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Journal, State
 from tests.specs import trial
@@ -28,6 +31,9 @@ PROVENANCE = {
 }
 ACCURACY = "eval/accuracy"
 LOSS = "eval/loss"
+HELD = contextlib.ExitStack()
+"""Claims of trials that are said to run: this process beats for them until it ends."""
+atexit.register(HELD.close)
 GOALS = {ACCURACY: Goal.max, LOSS: Goal.min}
 
 
@@ -124,7 +130,9 @@ def make_study(
     return Made(runs=runs, record=record)
 
 
-def constant(values: Mapping[tuple[str, ...], list[float | None]], metric: str = ACCURACY) -> Callable[..., Outcome]:
+def constant(
+    values: Mapping[tuple[str, ...], Sequence[float | None]], metric: str = ACCURACY
+) -> Callable[..., Outcome]:
     """Outcomes of one metric: levels → a value per seed, None where the trial was never started."""
 
     def outcome(levels: Levels, seed: int) -> Outcome:
@@ -161,11 +169,6 @@ def _run(runs: Path, spec: TrialSpec, outcome: Outcome) -> None:
     if outcome.values:
         journal.metrics(outcome.step, dict(outcome.values))
     if outcome.state is State.running:
-        write_atomic(folder / "claim", json.dumps(_living_claim()))
+        HELD.enter_context(claimed(folder))
     else:
         journal.state(outcome.state, **outcome.details)
-
-
-def _living_claim() -> dict[str, Any]:
-    """What the claim of a process elsewhere looks like."""
-    return {"host": "elsewhere", "pid": 1, "born": "1"}

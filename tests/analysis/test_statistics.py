@@ -1,7 +1,9 @@
 """Every number against a formula of its own, and the intervals and p values against simulated studies."""
 
+import gc
 import math
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -110,7 +112,9 @@ def test_tiny_but_real_differences_are_tested():
     assert 0 < found.p < 1
 
 
-@pytest.mark.parametrize(("n", "factor"), [(3, 1 / math.sqrt(math.pi)), (4, 0.7236013), (5, 0.7978846), (11, 0.9227456)])
+@pytest.mark.parametrize(
+    ("n", "factor"), [(3, 1 / math.sqrt(math.pi)), (4, 0.7236013), (5, 0.7978846), (11, 0.9227456)]
+)
 def test_hedges_factor(n: int, factor: float):
     assert hedges_g(Estimate(n=n, mean=2.0, sd=1.0)) == pytest.approx(2 * factor, rel=1e-6)
 
@@ -202,6 +206,15 @@ def simulated(rng: np.random.Generator, cells: int, seeds: int) -> dict[str, dic
     return {str(cell): dict(enumerate(0.7 + luck + rng.normal(0, 0.02, seeds))) for cell in range(cells)}
 
 
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """multipletests collects garbage at every call: leave out what was there before."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("quick_collections")
 def test_intervals_cover_and_holm_keeps_the_family_wise_error():
     rng = np.random.default_rng(20240601)
     studies, covered, intervals, families = 500, 0, 0, 0
@@ -214,6 +227,7 @@ def test_intervals_cover_and_holm_keeps_the_family_wise_error():
     assert families / studies < 0.065
 
 
+@pytest.mark.usefixtures("quick_collections")
 def test_a_real_difference_is_found():
     rng = np.random.default_rng(7)
     hits = 0

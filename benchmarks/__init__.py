@@ -1,0 +1,1 @@
+"""Timings that can be repeated: ``python -m benchmarks.<name>``."""
