@@ -17,7 +17,7 @@ ROW = 0.36
 """Inches per row."""
 BELOW = 0.24
 """How far below the mean's line the seeds are drawn, in rows."""
-REACH = 0.75
+REACH = 1.5
 """How far past the points an interval is followed, as a share of the points' range."""
 
 
@@ -102,7 +102,8 @@ def effects_picture(results: Results, metric: Metric, summary: Summary) -> Pictu
             ((factor, level),) = effect.levels.items()
             color = level_color(results, factor, level)
             new = bool(rows) and factor != before
-            rows.append(Row(label=f"{factor}: {level}", estimate=effect.estimate, color=color, rule=new))
+            seeds = list(effect.per_seed.values())
+            rows.append(Row(label=f"{factor}: {level}", estimate=effect.estimate, color=color, seeds=seeds, rule=new))
             before = factor
     against = ", ".join(f"{factor}={level}" for factor, level in results.baseline_levels.items())
     return _draw(
@@ -111,8 +112,8 @@ def effects_picture(results: Results, metric: Metric, summary: Summary) -> Pictu
         0.0,
         name="effects",
         title=f"{metric.name}, main effects",
-        caption=f"What a level does against the baseline's ({against}), averaged over the other factors' levels, with "
-        "its 95 % t-interval over seeds.",
+        caption=f"What a level does against the baseline's ({against}), averaged over the other factors' levels. "
+        "Faint: one seed each. Solid: mean with its 95 % t-interval over seeds.",
     )
 
 
@@ -148,9 +149,10 @@ def _draw_row(axes: "Axes", place: int, row: Row, left: float, right: float) -> 
     if found.n > 1:
         ends = [max(found.low, left), min(found.high, right)]
         axes.plot(ends, [place, place], color=color, linewidth=2.2, solid_capstyle="butt", zorder=3)
-        for beyond, edge, arrow in ((found.low < left, left, "<"), (found.high > right, right, ">")):
+        inside = 0.008 * (right - left)
+        for beyond, edge, arrow in ((found.low < left, left + inside, "<"), (found.high > right, right - inside, ">")):
             if beyond:
-                axes.plot([edge], [place], arrow, color=color, markersize=7, clip_on=False, zorder=5)
+                axes.plot([edge], [place], arrow, color=color, markersize=7, zorder=5)
     if found.n:
         axes.plot([found.mean], [place], row.marker, color=color, markersize=8, markeredgecolor="white", zorder=4)
     if row.remark:

@@ -1,15 +1,17 @@
 """A table as text: for the terminal (Rich), Markdown and LaTeX. ``report`` makes the HTML, ``raw`` the CSV."""
 
 import re
-from collections.abc import Callable
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis.tables import Column, Item, Table
 
 SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+UNBOUNDED = 10_000
+"""Columns of a terminal on which every table fits."""
 TONES = {"": "", "better": "green", "worse": "red"}
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,21 +35,17 @@ LATEX = {
 }
 
 
-def to_rich(table: Table, width: int, console_width: Callable[[RichTable], int]) -> list[RichTable]:
-    """The table for a terminal, in two where it is wider than the terminal: values, then differences.
-
-    Args:
-        width: columns of the terminal.
-        console_width: how wide a Rich table would like to be.
-    """
-    whole = _rich(table, table.columns)
-    parts = {column.part for column in table.columns}
-    if console_width(whole) <= width or "difference" not in parts:
-        return [whole]
-    return [
-        _rich(table, [column for column in table.columns if column.part != "difference"]),
-        _rich(table, [column for column in table.columns if column.part in ("cell", "difference")]),
-    ]
+def to_rich(table: Table, console: Console) -> list[RichTable]:
+    """The table for a terminal; one that is wider than the terminal goes on in a further table with the same rows."""
+    who = [column for column in table.columns if column.part == "cell"]
+    unbounded = console.options.update(width=UNBOUNDED)
+    parts: list[list[Column]] = [who]
+    for block in _blocks(table):
+        wider = _rich(table, parts[-1] + block)
+        if parts[-1] != who and console.measure(wider, options=unbounded).maximum > console.width:
+            parts.append(who)
+        parts[-1] = parts[-1] + block
+    return [_rich(table, part) for part in parts]
 
 
 def to_markdown(table: Table) -> str:
@@ -103,6 +101,13 @@ def latex_escape(text: str) -> str:
 def superscript(marks: tuple[str, ...]) -> str:
     """Footnote marks in Unicode superscript letters."""
     return ",".join(marks).translate(SUPERSCRIPT)
+
+
+def _blocks(table: Table) -> list[list[Column]]:
+    """Columns that stay together: the sizes, each metric, the difference with its p."""
+    metrics = [[column] for column in table.columns if column.part == "metric"]
+    size, difference = ([c for c in table.columns if c.part == part] for part in ("size", "difference"))
+    return [block for block in (size, *metrics, difference) if block]
 
 
 def _rich(table: Table, shown: list[Column]) -> RichTable:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 300
 """A curve with more points is averaged over stretches of steps."""
+MOST_TICKS = 12
+"""Position labels beside each other before they are slanted."""
 ENDED = (State.diverged.value, State.failed.value)
 VANISHED = 1 / 50
 """The share of its start below which a loss is read on a logarithmic scale."""
@@ -60,8 +62,10 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
         axes = panels[style.facet]
         axes.errorbar(x, means, halves, color=style.color, linewidth=1.1, fmt="none", alpha=0.5)
         axes.plot(x, means, style.line, marker="o", markersize=5, color=style.color)
+    ticks = [name.removeprefix(f"{whole}/").replace("-", "–") for name in names]
+    crowded = len(names) * min(3, len(panels)) > MOST_TICKS
     for axes in panels.values():
-        axes.set_xticks(range(len(names)), [name.removeprefix(f"{whole}/").replace("-", "–") for name in names])
+        axes.set_xticks(range(len(names)), ticks, rotation=45 if crowded else 0)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_xlabel("positions in the sequence")
     values = [value for cells in by_slice.values() for seeds in cells.values() for value in seeds.values()]
@@ -131,12 +135,13 @@ def _panels(results: Results) -> "tuple[Figure, Panels]":
     from matplotlib.figure import Figure
 
     facets = list(dict.fromkeys(look.facet for look in looks(results).values()))
-    columns = min(3, len(facets))
+    columns = 2 if len(facets) == 4 else min(3, len(facets))
     rows = math.ceil(len(facets) / columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 3.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, facet in zip(grid, facets, strict=False):
         axes.set_title(facet)
+        axes.tick_params(labelbottom=True)
     for spare in grid[len(facets) :]:
         spare.remove()
     return figure, dict(zip(facets, grid, strict=False))

@@ -127,6 +127,21 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     return said
 
 
+def effect_remarks(crossed: bool) -> list[str]:
+    """How effects were computed.
+
+    Args:
+        crossed: whether there are interactions among them.
+    """
+    said = [
+        "Effect of a level: per seed, its difference from the baseline's level, averaged over the levels of the other "
+        "factors."
+    ]
+    if crossed:
+        said.append("Interaction (a × b): per seed, the difference of differences (ab − a₀b) − (ab₀ − a₀b₀).")
+    return [*said, "From two seeds on with a 95 % t-interval, not corrected for the number of effects."]
+
+
 def _difference_remark(primary: Metric, summary: Summary) -> str:
     text = f"Δ {primary.name}: cell − baseline, paired by seed"
     if all(difference.estimate.n < 2 for difference in summary.differences.values()):

@@ -92,7 +92,7 @@ class Effect:
         estimate: of the effect per seed, over seeds.
         averaged: combinations of the other factors' levels that each seed's effect is the mean of.
         left_out: such combinations that lack a value in one of the seeds.
-        seeds: those that have a value in every averaged combination.
+        per_seed: the effect in each seed that has a value in every averaged combination.
     """
 
     levels: dict[str, str]
@@ -100,7 +100,7 @@ class Effect:
     estimate: Estimate
     averaged: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    per_seed: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,19 +273,22 @@ def _effect(
     candidates = set(complete.values()) or {frozenset()}
     best = max(candidates, key=lambda s: (len(s), sum(s <= other for other in complete.values()), sorted(s)))
     kept = [name for name, there in complete.items() if best and best <= there]
-    seeds = tuple(sorted(best))
-    per_seed = [
-        np.mean([sum(sign * values[cell][s] for cell, sign in contrasts[name].items()) for name in kept]) for s in seeds
-    ]
-    used = [values[cell][s] for s in seeds for name in kept for cell in contrasts[name]]
+    per_seed = {
+        seed: float(np.mean([_combined(values, contrasts[name], seed) for name in kept])) for seed in sorted(best)
+    }
+    used = [values[cell][seed] for seed in per_seed for name in kept for cell in contrasts[name]]
     return Effect(
         levels=levels,
         against=against,
-        estimate=estimate(np.array(per_seed), _scale(used)),
+        estimate=estimate(list(per_seed.values()), _scale(used)),
         averaged=tuple(kept),
         left_out=tuple(name for name in contrasts if name not in kept),
-        seeds=seeds,
+        per_seed=per_seed,
     )
+
+
+def _combined(values: Values, contrast: Contrast, seed: int) -> float:
+    return sum(weight * values[cell][seed] for cell, weight in contrast.items())
 
 
 def _key(levels: Mapping[str, str]) -> Key:

@@ -170,14 +170,10 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
             row.append(Item(text=str(effect.estimate.n), sort=effect.estimate.n))
             row.append(Item(text=_averaged(effect), sort=len(effect.averaged)))
             rows.append(row)
-    remark = (
-        "Effect of a level: per seed, its difference from the baseline's level, averaged over the other factors' "
-        "levels. Interaction (a × b): per seed, the difference of differences (ab − a₀b) − (ab₀ − a₀b₀). From two "
-        "seeds on with a 95 % t-interval, not corrected for the number of effects."
-    )
+    crossed = any(len(effect.levels) > 1 for metric in metrics for effect in summaries[metric.name].effects)
     titles = [*(["metric"] if several else []), "effect", "estimate [95 %]", "seeds", "averaged over"]
     columns = [Column(title=title, part="cell", right=place > several) for place, title in enumerate(titles)]
-    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=notes.effect_remarks(crossed))
 
 
 def effect_label(effect: Effect) -> str:
@@ -190,7 +186,7 @@ def effect_label(effect: Effect) -> str:
 
 def _columns(results: Results, show_seeds: bool, show_difference: bool, show_p: bool) -> list[Column]:
     columns = [Column(title=factor, part="cell", right=False) for factor in results.factors]
-    columns += [Column(title="seeds", part="cell")] if show_seeds else []
+    columns += [Column(title="seeds", part="size")] if show_seeds else []
     cached = any(cell.cache_size for cell in results.cells)
     columns += [Column(title="params", part="size"), Column(title="state + cache" if cached else "state", part="size")]
     columns += [Column(title=metric.label, part="metric") for metric in results.metrics]
@@ -250,10 +246,10 @@ def _averaged(effect: Effect) -> str:
 
 def _effect_note(effect: Effect, summary: Summary) -> str:
     planned = max((found.n for found in summary.estimates.values()), default=0)
-    seeds = notes.seeds_in_words(list(effect.seeds))
+    seeds = notes.seeds_in_words(list(effect.per_seed))
     if not effect.averaged:
         return "no seed has a value in every cell this needs"
     if effect.left_out:
         verb = "is" if len(effect.left_out) == 1 else "are"
         return f"without {', '.join(effect.left_out)}, which {verb} not complete in {seeds}"
-    return f"only over {seeds}, complete in every cell this needs" if len(effect.seeds) < planned else ""
+    return f"only over {seeds}, complete in every cell this needs" if len(effect.per_seed) < planned else ""

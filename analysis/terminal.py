@@ -27,7 +27,7 @@ def show(console: Console, report: Report, summaries: dict[str, Summary]) -> Non
 
 
 def _print_table(console: Console, table: Table) -> None:
-    for part in to_rich(table, console.width, lambda rich: console.measure(rich).maximum):
+    for part in to_rich(table, console):
         console.print(part)
     for mark, text in table.notes:
         console.print(Text.assemble((superscript((mark,)), "yellow"), " ", text))

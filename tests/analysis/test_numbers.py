@@ -27,7 +27,8 @@ def test_number(value: float, places: int, signed: bool, text: str):
 @pytest.mark.parametrize(
     ("mean", "sd", "n", "places"),
     [
-        (0.564, 0.2, 3, 2),
+        (0.564, 0.2, 3, 3),
+        (1.0, 0.2, 3, 2),
         (0.564, 0.018, 3, 3),
         (0.56, 0.01, 3, 3),
         (0.5641, 0.0018, 3, 4),

@@ -78,6 +78,7 @@ class Page(HTMLParser):
 def test_the_page_is_well_formed_and_asks_for_nothing_from_outside(report: Report):
     text = to_html(report)
     page = Page(text)
+    assert text.startswith("<!doctype html>")
     assert page.open == []
     assert page.tags.count("script") == 1
     assert page.tags.count("img") == len(report.pictures) == 5

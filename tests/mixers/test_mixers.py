@@ -33,7 +33,7 @@ def test_no_token_sees_a_later_one(layer: Layer, variant: str) -> None:
     for position in (0, 4, 11):
         (grad,) = torch.autograd.grad(module(x)[:, position].square().sum(), x)
         assert grad[:, position].abs().max() > 0
-        assert grad[:, position + 1 :].abs().max() == 0 if position < 11 else True
+        assert grad[:, position + 1 :].abs().sum() <= 1e-15 * grad[:, position].abs().sum()  # rounding of fp64 at most
 
 
 @pytest.mark.parametrize(("layer", "variant"), CASES, ids=str)

@@ -63,6 +63,12 @@ def test_the_baseline_cannot_be_excluded(tmp_path: Path) -> None:
         plan_study(read_study(study_file(tmp_path, text)), {}, tmp_path)
 
 
+def test_a_metric_that_no_trial_reports_is_refused(tmp_path: Path) -> None:
+    text = TWO_CELLS.replace("eval/accuracy: max", "eval/acuracy: max")
+    with pytest.raises(StudyError, match=r"metrics.eval/acuracy=max: allowed is eval/loss, eval/accuracy"):
+        plan_study(read_study(study_file(tmp_path, text)), {}, tmp_path)
+
+
 def test_states_come_from_the_journals(tmp_path: Path) -> None:
     study = read_study(study_file(tmp_path, TWO_CELLS))
     plan = plan_study(study, {}, tmp_path)

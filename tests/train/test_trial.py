@@ -62,9 +62,7 @@ def test_every_variant_trains_and_the_journal_tells(tmp_path: Path, variant: str
 
 @pytest.mark.parametrize("stops", [[7], [10], [1, 5, 13]], ids=str)
 @pytest.mark.parametrize("data", ["parity", "recall"])
-def test_an_interrupted_run_ends_bitwise_as_the_uninterrupted_one(
-    tmp_path: Path, stops: list[int], data: str
-) -> None:
+def test_an_interrupted_run_ends_bitwise_as_the_uninterrupted_one(tmp_path: Path, stops: list[int], data: str) -> None:
     spec = trial(f"data={data}", "eval.every=6")
     assert run_trial(spec, tmp_path / "whole", Device.cpu) is State.completed
     broken = tmp_path / "broken"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import UncompletedJobError
 
 from deltalab.dispatch.job import run_trials
 from deltalab.spec.launcher import Device, LauncherSpec
@@ -68,7 +69,8 @@ class LocalPool:
                 job._process.send_signal(signal.SIGTERM)
 
     def _start(self, slot: int) -> Any:
-        batch = [self._queue.popleft() for _ in range(min(self._per_job, len(self._queue)))]
+        fair = max(1, len(self._queue) // (2 * self.workers))  # smaller batches towards the end, so that none waits
+        batch = [self._queue.popleft() for _ in range(min(self._per_job, fair))]
         executor = submitit.LocalExecutor(folder=self._folder)
         gpu = (self._gpus[slot % len(self._gpus)],) if self._gpus else ()
         executor.update_parameters(timeout_min=MONTH_MINUTES, gpus_per_node=len(gpu), visible_gpus=gpu)
@@ -78,7 +80,7 @@ class LocalPool:
     def _collect(self, job: Any) -> None:
         """Reap the worker. Its trials' journals say how they ended; submitit's files stay only if it failed."""
         job._process.wait()
-        with contextlib.suppress(submitit.core.utils.UncompletedJobError):  # killed: its files tell more
+        with contextlib.suppress(UncompletedJobError):  # killed: its files tell more
             if job.exception() is None:
                 paths = job.paths
                 for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):

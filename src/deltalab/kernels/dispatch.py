@@ -1,6 +1,6 @@
 """Which form of the gated delta rule runs: ``chunk`` unless a form is named.
 
-``chunk`` is the fast exact form for every variant and device (dense products over chunks, written backward);
+``chunk`` is the fast exact form of every variant (dense products over chunks, written backward);
 ``reference`` is the definition, token by token, for tests and for reading.
 """
 

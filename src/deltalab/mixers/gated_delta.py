@@ -4,6 +4,7 @@ q, k = L2 norm per head of SiLU(short conv(W x));   v = SiLU(short conv(W_v x))
 o = gated delta rule(q, k, v, g, b, w);             y = W_o (RMSNorm(o) ⊙ SiLU(W_g x))
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from deltalab.mixers.gates import Gates
 from deltalab.mixers.short_conv import ShortConvolution
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import VariantSpec
+
+NORM_EPS = 1e-6
 
 
 class GatedDelta(TokenMixer):
@@ -37,8 +40,13 @@ class GatedDelta(TokenMixer):
         if self.conv is not None:
             qkv = self.conv(qkv, cu_seqlens)
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
-        q, k = F.normalize(qk.unflatten(-1, (2 * self.heads, -1)), dim=-1).chunk(2, dim=-2)
+        q, k = l2_norm(qk.unflatten(-1, (2 * self.heads, -1))).chunk(2, dim=-2)
         v = v.unflatten(-1, (self.value_heads, -1))
         g, b, w = self.gates(x_BTD)
         o, _ = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens)
         return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x_BTD)))
+
+
+def l2_norm(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension; zero stays zero."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)

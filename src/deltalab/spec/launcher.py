@@ -29,7 +29,7 @@ class LauncherSpec:
         kind: inline or local.
         workers: trials at a time; null is one per GPU, or half the cores (2 at least) without one.
         threads: CPU threads a trial uses; null divides the cores among the workers.
-        trials_per_job: trials one worker process runs before it ends (saves start-up for short trials).
+        trials_per_job: trials one worker process runs at most before it ends (saves start-up for short trials).
         device: auto, cpu or cuda.
         retry_failed: run failed and diverged trials of the study again.
     """

@@ -81,8 +81,9 @@ def make_plan(study: StudySpec, overrides: Mapping[str, str], compose: Compose, 
             by_seed[place, len(cells)] = dataclasses.replace(spec, seed=seed)
         cells.append(record)
     specs = {spec.trial_id: spec for _, spec in sorted(by_seed.items(), key=lambda item: item[0])}
-    if not study.metrics:
-        study = dataclasses.replace(study, metrics=_default_metrics(next(iter(specs.values()))))
+    some = next(iter(specs.values()))
+    study = dataclasses.replace(study, metrics=study.metrics or _default_metrics(some))
+    _refuse_unknown_metrics(study, some)
     states = {trial: ledger.state_of(runs, trial) for trial in specs}
     return Plan(study=study, cells=cells, specs=specs, states=states, warnings=_warnings(study, cells))
 
@@ -156,6 +157,16 @@ def _default_metrics(spec: TrialSpec) -> dict[str, Goal]:
     if isinstance(spec.data, TextSpec):
         return {"eval/loss": Goal.min, "eval/bits_per_byte": Goal.min}
     return {"eval/accuracy": Goal.max, "eval/loss": Goal.min}
+
+
+def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
+    known = ["eval/loss", "eval/accuracy", *(f"eval/accuracy/{name}" for name in spec.data.slices)]
+    if isinstance(spec.data, TextSpec):
+        known += ["eval/perplexity", "eval/bits_per_byte"]
+    known += [f"train/{name}" for name in ("loss", "accuracy", "grad_norm", "tokens_per_second")]
+    for metric in study.metrics:
+        if metric not in known:
+            raise StudyError(study.source, f"metrics.{metric}", study.metrics[metric].value, ", ".join(known))
 
 
 def _warnings(study: StudySpec, cells: list[CellRecord]) -> list[str]:

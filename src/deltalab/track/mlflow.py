@@ -140,7 +140,9 @@ class Mirror:
             return self._book
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=self.uri)
+        with _locked(self.trials.parent / ".mlflow.lock"):  # a fresh SQLite store must be initialised by one process
+            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client.search_experiments(max_results=1)
         path = self.folder / "mlflow.json"
         if path.exists() and not self._fresh:
             plain = json.loads(path.read_text())
@@ -260,7 +262,13 @@ def log_report(runs: Path, study: str, folder: Path) -> str | None:
 @contextlib.contextmanager
 def alone(runs: Path, study: str) -> Iterator[None]:
     """One mirror per study at a time on this machine; a second one waits."""
-    with (runs / "studies" / study / ".mlflow.lock").open("w") as lock:
+    with _locked(runs / "studies" / study / ".mlflow.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deltalab.data.batch import IGNORE, make_task
 from deltalab.evals.accuracy import evaluate
+from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.train import Precision
@@ -137,6 +138,8 @@ def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
     """The trial's model with its initial values: laid out on the meta device, then allocated and filled."""
     with torch.device("meta"):
         model = LanguageModel(spec.variant, spec.model)
+    built = sum(parameter.numel() for parameter in model.parameters())
+    assert built == cost(spec.variant, spec.model, 1).parameters, "the plan promised another parameter count"
     model = model.to_empty(device=device)
     initialise(model, spec.model, spec.seed)
     return model
