@@ -88,8 +88,9 @@ def unpaired_seeds(difference: Difference) -> str:
     """Seeds left out of the paired comparison."""
     if not difference.unpaired:
         return ""
-    used = seeds_in_words(sorted(difference.per_seed)) if difference.per_seed else "no seed"
-    lost = seeds_in_words(list(difference.unpaired))
+    if not difference.per_seed:
+        return "no seed is completed both here and in the baseline"
+    used, lost = seeds_in_words(sorted(difference.per_seed)), seeds_in_words(list(difference.unpaired))
     return (
         f"paired over {used}: {lost} {'is' if len(difference.unpaired) == 1 else 'are'} missing here or in the baseline"
     )
@@ -112,7 +113,8 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     if most > 1:
         said.append("mean ± half-width of the 95 % t-interval over seeds.")
     elif most == 1:
-        said.append("One seed per cell: no interval and no p can be given, and a difference may be chance.")
+        so_far = " so far" if any(len(cell.trials) > 1 for cell in results.cells) else ""
+        said.append(f"One seed per cell{so_far}: no interval and no p can be given, and a difference may be chance.")
     if summary.differences and most:
         said.append(_difference_remark(primary, summary))
     if any(metric.goal for metric in results.metrics) and len(results.cells) > 1 and most:

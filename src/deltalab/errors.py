@@ -1,12 +1,12 @@
 """The exceptions a caller may meet, one root.
 
-    DeltalabError                  anything deltalab refuses or fails at; exit code 1
-    ├── UsageError                 the caller asked for something that cannot be; exit code 2
-    │   ├── ConfigError            a configuration key has a value that is not allowed
-    │   ├── StudyError             a study file is wrong (file, key, value, what is allowed)
-    │   └── NotFoundError          a study, trial or file that does not exist
-    ├── TrialFailed                a trial of a launch failed; its traceback is in its log
-    └── Busy                       another live process holds the trial
+DeltalabError                  anything deltalab refuses or fails at; exit code 1
+├── UsageError                 the caller asked for something that cannot be; exit code 2
+│   ├── ConfigError            a configuration key has a value that is not allowed
+│   ├── StudyError             a study file is wrong (file, key, value, what is allowed)
+│   └── NotFoundError          a study, trial or file that does not exist
+├── TrialFailed                a trial of a launch failed; its traceback is in its log
+└── Busy                       another live process holds the trial
 """
 
 from collections.abc import Iterable

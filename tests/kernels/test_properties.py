@@ -66,6 +66,21 @@ def test_the_future_is_not_seen(variant: str, time: int, seed: int):
 
 
 @quick
+@given(variants, st.integers(1, 20), st.sampled_from(["mild", "mixed tokens"]), seeds)
+def test_an_output_gives_no_gradient_to_later_inputs(variant: str, time: int, decay: str, seed: int):
+    """Exactly none, not one of rounding."""
+    leaves = make_case(variant, shape=(1, 21, 1, 4, 3), decay=decay, seed=seed).leaves
+    leaves = {name: x.requires_grad_() for name, x in leaves.items()}
+    beta = leaves.get("beta")
+    x = [leaves.get(n) for n in "qkvg"] + [leaves.get("b", beta), leaves.get("w", beta)]
+    o, _ = gated_delta_rule(*x, initial_state=leaves["S0"], chunk_size=8)
+    o[:, :time].square().sum().backward()
+    for name, leaf in leaves.items():
+        if name != "S0" and leaf.grad is not None:
+            assert not leaf.grad[:, time:].any(), name
+
+
+@quick
 @given(variants, st.sampled_from(sorted(DECAYS)), seeds)
 def test_linear_in_values_and_state(variant: str, decay: str, seed: int):
     case = make_case(

@@ -14,11 +14,12 @@ to its cotangent. Only the terms that need S or dS' run chunk after chunk (``car
 at once.
 
 x = (b ⊙ k, q) is kept stacked, as is Y = (−dX, dO): A with P, E with Qγ, dA with dP, dE with dQγ are one product each.
-The gradient of the decay follows from those of the rows and columns it scales, summed from the chunk's beginning:
+The gradient of the decay follows from those of the rows and columns it scales; with dk in two parts, dk̃ through Kt and
+dǩ through the columns of the scores (b ⊙ e is x's),
 
-    dg_t = rowsum(S ⊙ dS) + Σ_{i<t} (k_i ⊙ dk_i − x_i ⊙ dx_i)       (dk_i without b ⊙ e: through columns and Kt alone)
+    dg_t = Σ_{i≥t} (x_i ⊙ dx_i − k_i ⊙ dǩ_i) + rowsum(γ_C ⊙ S ⊙ dS') + Σ_{i<t} k_i ⊙ dk̃_i
 
-which is dG's reverse cumulative sum, but never adds a large term at the chunk's end to take it away again.
+which is the reverse cumulative sum of dG, but never adds a large term at the chunk's end to take it away again.
 
 Shapes: M = chunks × heads rows in the order of ``layout``. Value heads that share a key head are folded into V, for
 they share q, k, g and b.
@@ -192,7 +193,7 @@ def _backward(do: Tensor, dfinal: Tensor | None, ctx: Any) -> tuple[Tensor | Non
     dX, dS, D = _state_grads(Y[:, -1], s, dfinal if ctx.want_final else None, layout)
     if b is not None:
         Y[:, 0] = dX
-    dx, dk, dg = _pair_grads(Y, dS, D, s, need[3])
+    dx, dk, dg = _pair_grads(Y, D, s, need[3])
     dq, dk = layout.to_tokens(dx[:, -1]), layout.to_tokens(dk)
     db = dw = dinitial = None
     if b is not None:
@@ -224,23 +225,23 @@ def _state_grads(
     return dX, dS, D
 
 
-def _pair_grads(
-    Y: Tensor, dS: Tensor | None, D: Tensor | None, s: _Saved, need_g: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _pair_grads(Y: Tensor, D: Tensor | None, s: _Saved, need_g: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """(e, dq) stacked [M, s, C, K], dk beside b ⊙ e [M, C, K], dg [M, C, K or 1].
 
-    The terms of dg are small where the decay is strong. A token's score with itself, which no decay enters, would drown
-    them in its rounding and is added after dg is taken.
+    Where the decay is strong the terms of dg are small. A token's score with itself, which no decay enters, would drown
+    them in its rounding: it is added to dx and dk after the terms are taken.
     """
     rows = Y.flatten(1, 2)
     d = torch.bmm(rows, s.R.mT).view(*Y.shape[:3], -1)
     own = d[:, -1].diagonal(dim1=1, dim2=2).unsqueeze(-1).clone() if need_g else None
     dx, dk = score_grads(d, s.x, s.k, s.G, own=own is None)
-    if D is not None:
-        _add_state_grads(dx, dk, rows, D, s)
+    between = None if own is None else torch.mul(s.k, dk).neg_()
+    passing = None if D is None else _add_state_grads(dx, dk, rows, D, s, need_g)
     dg = None
-    if own is not None:
-        dg = _decay_grad(dx, dk, dS, s)
+    if own is not None and between is not None:
+        for i in range(dx.shape[1]):
+            between.addcmul_(s.x[:, i], dx[:, i])
+        dg = _decay_grad(between, passing, s)
         dx[:, -1].addcmul_(own, s.k)
         dk.addcmul_(own, s.x[:, -1])
     if s.gamma is not None and s.G is None:
@@ -249,34 +250,38 @@ def _pair_grads(
     return dx, dk, dg
 
 
-def _add_state_grads(dx: Tensor, dk: Tensor, rows: Tensor, D: Tensor, s: _Saved) -> None:
-    """dE, dQγ and dKt, through their factors of decay."""
+def _add_state_grads(dx: Tensor, dk: Tensor, rows: Tensor, D: Tensor, s: _Saved, need_g: bool) -> Tensor | None:
+    """Add what dE, dQγ and dKt give; return what starts to pass on to S' at each token (at the first, also S)."""
     assert s.S is not None
     begin, stop = len(rows) - len(s.S), len(D)
+    kept = D if s.end is None else D * s.end
     if s.G is None or s.gamma is None:
         dx[begin:].flatten(1, 2).baddbmm_(rows[begin:], s.S.mT)
-        dk[:stop].baddbmm_(s.R[:stop], (D if s.end is None else D * s.end).mT)
+        dtail = torch.bmm(s.R[:stop], kept.mT)
     else:
         lead = torch.bmm(rows[begin:], s.S.mT).view_as(dx[begin:])
         dx[begin:].addcmul_(lead, s.gamma[begin:].unsqueeze(1))
-        dk[:stop].addcmul_(torch.bmm(s.R[:stop], D.mT), (s.G[:stop, -1:] - s.G[:stop]).exp_())
+        dtail = torch.bmm(s.R[:stop], D.mT).mul_((s.G[:stop, -1:] - s.G[:stop]).exp_())
+    dk[:stop].add_(dtail)
+    if not need_g:
+        return None
+    passing = torch.empty_like(dtail)
+    torch.mul(s.k[:stop, :-1], dtail[:, :-1], out=passing[:, 1:])
+    passing[:begin, 0] = 0
+    torch.sum(s.S[: stop - begin] * kept[begin:], -1, out=passing[begin:, 0])
+    return passing
 
 
-def _decay_grad(dx: Tensor, dk: Tensor, dS: Tensor | None, s: _Saved) -> Tensor:
-    """dg_t = rowsum(S ⊙ dS) + Σ_{i<t} (k_i ⊙ dk_i − x_i ⊙ dx_i), [M, C, K or 1]."""
+def _decay_grad(between: Tensor, passing: Tensor | None, s: _Saved) -> Tensor:
+    """dg [M, C, K or 1]: the pairs that stand on either side of a token, and what passes it on its way to S'."""
     assert s.gamma is not None
-    dg = torch.empty_like(dk)
-    first, later = dg[:, 0], dg[:, 1:]
-    torch.mul(s.k[:, :-1], dk[:, :-1], out=later)
-    for i in range(dx.shape[1]):
-        later.addcmul_(s.x[:, i, :-1], dx[:, i, :-1], value=-1)
-    fresh = len(dg) if dS is None else len(dg) - len(dS)
-    first[:fresh] = 0
-    if dS is not None and s.S is not None:
-        torch.sum(s.S * dS, -1, out=first[fresh:])
     if s.gamma.shape[-1] == 1:
-        dg = dg.sum(-1, keepdim=True)
-    return dg.cumsum(1)
+        between = between.sum(-1, keepdim=True)
+        passing = None if passing is None else passing.sum(-1, keepdim=True)
+    dg = between.flip(1).cumsum(1).flip(1)
+    if passing is not None:
+        dg[: len(passing)] += passing.cumsum(1)
+    return dg
 
 
 def _like(d: Tensor, gate: Tensor) -> Tensor:
