@@ -5,7 +5,6 @@ STUDY/report/  table.md  table.csv  table.tex  effects.csv  report.md  report.ht
 
 import base64
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ def write_report(report: Report, summaries: dict[str, Summary], folder: Path) ->
     for name, text in texts.items():
         write_atomic(folder / name, text)
     for picture in report.pictures:
-        _write_bytes(figures / f"{picture.name}.png", picture.png)
+        write_atomic(figures / f"{picture.name}.png", picture.png)
         write_atomic(figures / f"{picture.name}.svg", picture.svg)
     kept = {f"{picture.name}.{ending}" for picture in report.pictures for ending in ("png", "svg")}
     for path in figures.glob("*"):
@@ -230,14 +229,6 @@ def _sort_key(value: float | str | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value)
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """As ``write_atomic``, for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def report_folder(results: Results) -> Path:

@@ -1,5 +1,6 @@
 """Run ``python launch.py`` and ``deltalab`` as a user does, in processes of their own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -112,7 +113,5 @@ class Desk:
 
 def kill(pid: int) -> None:
     """kill -9, whatever became of the process."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

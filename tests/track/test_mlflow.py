@@ -85,9 +85,13 @@ def test_the_report_is_kept_with_the_parent(desk: Desk, tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.mkdir()
     (report / "table.md").write_text("| a |")
-    parent = log_report(desk.runs, "ask", report)
-    assert parent is not None
-    kept = MlflowClient(tracking_uri(desk.runs)).list_artifacts(parent, "report")
+    address = log_report(desk.runs, "ask", report)
+    client = MlflowClient(tracking_uri(desk.runs))
+    experiment = client.get_experiment_by_name("ask")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'study'")
+    assert address is not None
+    assert parent.info.run_id in address
+    kept = client.list_artifacts(parent.info.run_id, "report")
     assert [file.path for file in kept] == ["report/table.md"]
 
 

@@ -1,5 +1,6 @@
 """Training a trial: the loss falls, resume is bitwise, divergence is a result, failures are raised."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -182,4 +183,4 @@ def test_the_learning_rate_warms_up_peaks_and_ends_at_its_floor() -> None:
     assert rates[9] == rates[10] == 1
     assert rates[55] == pytest.approx(0.55)
     assert rates[100] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from submitit.core.utils import UncompletedJobError
 
 from deltalab.dispatch.job import run_trials
 from deltalab.spec.launcher import Device, LauncherSpec
+from deltalab.track.provenance import gpus
 
 MONTH_MINUTES = 30 * 24 * 60
 """submitit's local executor stops a job after two minutes unless told otherwise."""
@@ -31,25 +30,20 @@ class LocalPool:
     """
 
     def __init__(self, launcher: LauncherSpec, folder: Path) -> None:
-        gpus = [] if launcher.device is Device.cpu else visible_gpus()
+        indices = [] if launcher.device is Device.cpu else visible_gpus()
         cores = len(os.sched_getaffinity(0))
-        self.workers = launcher.workers or len(gpus) or max(2, cores // 2)
+        self.workers = launcher.workers or len(indices) or max(2, cores // 2)
         self.threads = launcher.threads or max(1, cores // self.workers)
         self.device = launcher.device
         self._per_job = launcher.trials_per_job
         self._folder = folder
         self._slots: dict[int, Any] = dict.fromkeys(range(self.workers))
-        self._gpus = gpus
+        self._gpus = indices
         self._queue: deque[Path] = deque()
 
     def add(self, run_dirs: list[Path]) -> None:
         """Queue trials."""
         self._queue.extend(run_dirs)
-
-    @property
-    def queued(self) -> int:
-        """Trials not yet handed to a worker."""
-        return len(self._queue)
 
     def turn(self) -> bool:
         """Collect finished workers and start new ones; False once nothing is left to do."""
@@ -92,10 +86,7 @@ def visible_gpus() -> list[int]:
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked is not None:
         return [int(part) for part in masked.split(",") if part.strip().isdigit()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+    return list(range(len(gpus())))
 
 
 @contextlib.contextmanager

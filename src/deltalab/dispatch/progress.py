@@ -80,7 +80,7 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def show(self, queued: int) -> None:
+    def show(self) -> None:
         """Read the journals and refresh; trials that ended get a line that stays."""
         for trial in self.trials:
             if trial.trial not in self._told:
@@ -89,10 +89,10 @@ class Progress:
                     self._told.add(trial.trial)
                     self.console.print(_ended(trial), highlight=False, soft_wrap=True)
         if self._live:
-            self._live.update(self._panel(queued))
+            self._live.update(self._panel())
         elif time.monotonic() - self._spoke > LINE_SECONDS:
             self._spoke = time.monotonic()
-            self.console.print(self._summary(queued), highlight=False, soft_wrap=True)
+            self.console.print(self._summary(), highlight=False, soft_wrap=True)
             for trial in self.running:
                 self.console.print(f"  {trial.name}: {_figures(trial)}", highlight=False, soft_wrap=True)
 
@@ -108,17 +108,18 @@ class Progress:
         elapsed = time.monotonic() - self._began
         return left * elapsed / gained if gained > 0.05 else None
 
-    def _summary(self, queued: int) -> str:
-        done = sum(t.record.state.terminal for t in self.trials)
+    def _summary(self) -> str:
+        done, running = sum(t.record.state.terminal for t in self.trials), len(self.running)
+        queued = len(self.trials) - done - running
         eta = "" if self.eta is None else f", about {duration(self.eta)} to go"
-        return f"{done} of {len(self.trials)} trials done, {len(self.running)} running, {queued} queued{eta}"
+        return f"{done} of {len(self.trials)} trials done, {running} running, {queued} queued{eta}"
 
-    def _panel(self, queued: int) -> Group:
+    def _panel(self) -> Group:
         bar = ProgressBar(total=len(self.trials), completed=sum(t.share for t in self.trials), width=40)
         table = Table.grid(padding=(0, 2))
         for trial in self.running:
             table.add_row(Text("  " + trial.name, style="cyan"), _figures(trial))
-        return Group(Text(self._summary(queued)), bar, table)
+        return Group(Text(self._summary()), bar, table)
 
 
 def duration(seconds: float) -> str:

@@ -94,7 +94,7 @@ def _run_pool(
     with Progress(console, _followed(plan, runs, set(pending)), pool.workers) as progress:
         while True:
             working = pool.turn()
-            progress.show(pool.queued)
+            progress.show()
             if stop() and not stopping:
                 stopping = True
                 console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
@@ -130,7 +130,7 @@ def _run_inline(
     """One trial after another in this process; a trial that fails is in its log, the others go on."""
     threads = launcher.threads or len(os.sched_getaffinity(0))
     left = [ledger.trial_dir(runs, trial) for trial in pending]
-    with Progress(console, _followed(plan, runs, set(pending)), 1) as progress, _refreshing(progress, left):
+    with Progress(console, _followed(plan, runs, set(pending)), 1) as progress, _refreshing(progress):
         while left and not stop():
             folder = left.pop(0)
             try:
@@ -143,13 +143,13 @@ def _run_inline(
 
 
 @contextlib.contextmanager
-def _refreshing(progress: Progress, left: list[Path]) -> Iterator[None]:
+def _refreshing(progress: Progress) -> Iterator[None]:
     """Keep the display fresh from a thread while this one trains."""
     done = threading.Event()
 
     def refresh() -> None:
         while not done.wait(0.3):
-            progress.show(len(left))
+            progress.show()
 
     thread = threading.Thread(target=refresh, daemon=True)
     thread.start()
@@ -158,7 +158,7 @@ def _refreshing(progress: Progress, left: list[Path]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        progress.show(len(left))
+        progress.show()
 
 
 def _followed(plan: Plan, runs: Path, pending: set[str]) -> Iterator[Followed]:

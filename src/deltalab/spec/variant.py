@@ -1,7 +1,7 @@
 """A named point of the gated delta-rule lattice, as data (arXiv 2605.22791, eq. 9 and 10).
 
-S̄_t = Diag(exp g_t) S_{t-1}                              decay        g: none | scalar | channel
-S_t = S̄_t + k_t (w_t ⊙ v_t − S̄_tᵀ (b_t ⊙ k_t))ᵀ        erase, write b: none | scalar | channel, w: one | scalar | channel
+S̄_t = Diag(exp g_t) S_{t-1}                              g: none | scalar | channel
+S_t = S̄_t + k_t (w_t ⊙ v_t − S̄_tᵀ (b_t ⊙ k_t))ᵀ        b: none | scalar | channel;  w: one | scalar | channel
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The claim on a run directory: one process runs a trial at a time, its heartbeat tells running from lost. No torch.
 
-A claim is a file ``claim.N`` created with O_EXCL (atomic on shared file systems too); its mtime is the heartbeat. Over a
-claim N whose heart stopped the next one takes ``claim.N+1``, which only one of several takers can create. Whoever made
-one looks again and gives way if another live claim is there: two that raced may both give way, never both run.
+A claim is a file ``claim.N`` created with O_EXCL (atomic on shared file systems too); its mtime is the heartbeat. Over
+a claim N whose heart stopped the next one takes ``claim.N+1``, which only one of several takers can create. Whoever
+made one looks again and gives way if another live claim is there: two that raced may both give way, never both run.
 """
 
 import contextlib

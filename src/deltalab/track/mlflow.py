@@ -1,8 +1,8 @@
 """MLflow as a mirror of the journals: an experiment per study, a parent run, a child run per trial.
 
-The only importer of mlflow.
 Journals come first; this copies what they say, in batches, and remembers how far it came in
-RUNS/studies/STUDY/mlflow.json. ``python -m deltalab.track.mlflow RUNS STUDY`` follows a launch until standard input ends.
+RUNS/studies/STUDY/mlflow.json. ``python -m deltalab.track.mlflow RUNS STUDY`` follows a launch until standard input
+ends. The only importer of mlflow.
 """
 
 import argparse
@@ -246,7 +246,7 @@ def log_report(runs: Path, study: str, folder: Path) -> str | None:
     """Put the report beside the study's parent run.
 
     Returns:
-        The parent's run id, or None when the study has no MLflow mirror or it cannot be reached.
+        Where it is, in words, or None when the study has no MLflow mirror or it cannot be reached.
     """
     if not (runs / "studies" / study / "mlflow.json").exists():
         return None
@@ -254,7 +254,8 @@ def log_report(runs: Path, study: str, folder: Path) -> str | None:
     uri = json.loads((runs / "studies" / study / "mlflow.json").read_text())["uri"]
     try:
         with alone(runs, study):
-            return Mirror(runs, study, uri).log_folder(folder)
+            run = Mirror(runs, study, uri).log_folder(folder)
+            return f"experiment {study}, run {run}, at {uri}"
     except DeltalabError:
         return None
 

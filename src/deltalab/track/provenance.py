@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,9 +24,18 @@ def provenance(root: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "host": platform.node(),
-        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "hardware": ", ".join([_processor(), f"{len(os.sched_getaffinity(0))} cores", *gpus()]),
         "platform": platform.platform(),
     }
+
+
+def gpus() -> list[str]:
+    """Names of the machine's NVIDIA GPUs, asked of the driver and not of torch."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
 
 
 def _git(root: Path, *arguments: str) -> str:
