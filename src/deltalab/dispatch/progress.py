@@ -115,8 +115,8 @@ class Progress:
         return f"{done} of {len(self.trials)} trials done, {running} running, {queued} queued{eta}"
 
     def _panel(self) -> Group:
-        bar = ProgressBar(total=len(self.trials), completed=sum(t.share for t in self.trials), width=40)
-        table = Table.grid(padding=(0, 2))
+        bar, table = Table.grid(), Table.grid(padding=(0, 2))
+        bar.add_row(ProgressBar(total=len(self.trials), completed=sum(t.share for t in self.trials), width=60))
         for trial in self.running:
             table.add_row(Text("  " + trial.name, style="cyan"), _figures(trial))
         return Group(Text(self._summary()), bar, table)

@@ -110,10 +110,10 @@ def study_from_jobs(jobs: Sequence[Mapping[str, str]], seeds: list[int], name: s
         cells = [{"variant": jobs[0].get("variant", variant)}]
     else:
         cells = [{key: job[key] for key in varying} for job in jobs]
-    command = " ".join(shlex.quote(part) for part in hydra_overrides(jobs[0]))
+    given = " ".join(shlex.quote(part) for part in hydra_overrides(common))
     return StudySpec(
         name=name,
-        question=f"multirun over {', '.join(varying) or 'seeds'} from {command or 'the defaults'}",
+        question=f"multirun over {', '.join(varying) or 'seeds'}" + (f", with {given}" if given else ""),
         baseline=cells[0],
         factors=factors,
         seeds=seeds,
