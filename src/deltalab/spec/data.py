@@ -145,7 +145,8 @@ class RecallSpec(DataSpec):
     def slices(self) -> tuple[str, ...]:
         """Queries by gap, e.g. ``gap/1-4``, and by whether their key was bound again."""
         names = [f"gap/{range_name(*r)}" for r in self.gap_ranges(self.test_length)]
-        return (*names, "overwritten", "kept") if self.overwrites else tuple(names)
+        kinds = {"overwritten": self.overwrites, "kept": self.pairs - self.overwrites} if self.overwrites else {}
+        return (*names, *(name for name, keys in kinds.items() if keys))
 
     @property
     def context_length(self) -> int:
