@@ -27,6 +27,9 @@ def mistakes_in_one_line() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"deltalab: {load.explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # no right to write, a full disk, a file where a folder should be
+        print(f"deltalab: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -96,6 +96,9 @@ def main() -> None:
     except (BrokenPipeError, KeyboardInterrupt):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(130)
+    except OSError as error:
+        print(f"deltalab: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _console() -> Console:

@@ -176,3 +176,22 @@ def test_status_says_what_is_there(desk: Desk) -> None:
     missing = desk.deltalab("status", "other")
     assert missing.returncode == 2
     assert "launched: ask" in missing.stderr
+
+
+def test_the_plan_is_shown_without_anything_written(desk: Desk) -> None:
+    path = desk.study(TWO_CELLS)
+    for done in (desk.deltalab("plan", path, "train.steps=7"), desk.launch("-m", f"study={path}", "plan=true")):
+        assert done.returncode == 0, done.stderr
+        assert "4 trials over seeds 0, 1: 4 planned" in done.stdout
+        assert "gated_delta_net_2_wide" in done.stdout
+    assert not (desk.runs / "trials").exists()
+    assert not (desk.runs / "studies").exists()
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_line(desk: Desk) -> None:
+    desk.runs.write_text("a file")
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", QUIET)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(desk.runs) in done.stderr
+    assert done.stderr.startswith("deltalab: ")

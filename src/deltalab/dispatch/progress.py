@@ -59,11 +59,10 @@ class Progress:
     Args:
         console: where to print.
         trials: every trial of the study with its display name and run directory.
-        workers: trials at a time, for the time to go.
     """
 
-    def __init__(self, console: Console, trials: Iterable[Followed], workers: int) -> None:
-        self.console, self.workers = console, workers
+    def __init__(self, console: Console, trials: Iterable[Followed]) -> None:
+        self.console = console
         self.trials = list(trials)
         self._told = {t.trial for t in self.trials if t.record.state.terminal}
         self._at_start = sum(t.share for t in self.trials)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from deltalab.track.journal import State
 
 TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
 TO_RETRY = (State.failed, State.diverged, State.cancelled)
+POLL_SECONDS = 0.2
 ATTEMPTS = 2
 """Times a launch hands a trial to a worker: a worker that died is replaced once."""
 
@@ -70,73 +72,89 @@ def launch(
     if pending or elsewhere:
         if elsewhere:
             console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
+        work = Work(plan=plan, pending=pending, elsewhere=elsewhere, launcher=launcher, runs=runs, console=console)
         with Mirror(runs, plan.study.name, tracking, console), _stops_on_ctrl_c(stop):
-            run = _run_inline if launcher.kind is Kind.inline else _run_pool
-            run(plan, pending, elsewhere, launcher, runs, stop, console)
+            (_run_inline if launcher.kind is Kind.inline else _run_pool)(work, stop)
     else:
         console.print("Every trial is done already; nothing to run.", highlight=False)
     return _closing(plan, runs, stop, bool(pending), time.monotonic() - began, console)
 
 
-def _run_pool(
-    plan: Plan,
-    pending: list[str],
-    elsewhere: list[str],
-    launcher: LauncherSpec,
-    runs: Path,
-    stop: StopSignal,
-    console: Console,
-) -> None:
-    pool = LocalPool(launcher, runs / ".submitit")
-    pool.add([ledger.trial_dir(runs, trial) for trial in pending])
-    attempts = dict.fromkeys(pending, 1)
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a launch has to do.
+
+    Attributes:
+        plan: the study.
+        pending: trial ids to run, in order.
+        elsewhere: trial ids that another launch runs; they are followed, and run here if that launch dies.
+        launcher: how to run.
+        runs: the runs folder.
+        console: where to show.
+    """
+
+    plan: Plan
+    pending: list[str]
+    elsewhere: list[str]
+    launcher: LauncherSpec
+    runs: Path
+    console: Console
+
+    def folders(self, trials: list[str]) -> list[Path]:
+        """Run directories of trials."""
+        return [ledger.trial_dir(self.runs, trial) for trial in trials]
+
+    def followed(self) -> Iterator[Followed]:
+        """Every trial of the study with its display name."""
+        names = {trial: f"{cell.name} seed={seed}" for cell in self.plan.cells for seed, trial in cell.trials.items()}
+        for trial in self.plan.specs:
+            folder = ledger.trial_dir(self.runs, trial)
+            yield Followed(trial, names[trial], folder, skip_state=trial in self.pending)
+
+    def unfinished(self, attempts: dict[str, int]) -> list[str]:
+        """Trials whose worker died, or whose other launch did, that may be tried again; counts the attempt."""
+        found = []
+        for trial in [*self.pending, *self.elsewhere]:
+            if ledger.state_of(self.runs, trial) in TO_RUN and attempts.get(trial, 0) < ATTEMPTS:
+                attempts[trial] = attempts.get(trial, 0) + 1
+                found.append(trial)
+        return found
+
+
+def _run_pool(work: Work, stop: StopSignal) -> None:
+    pool = LocalPool(work.launcher, work.runs / ".submitit")
+    pool.add(work.folders(work.pending))
+    attempts = dict.fromkeys(work.pending, 1)
     stopping = False
-    with Progress(console, _followed(plan, runs, set(pending)), pool.workers) as progress:
+    with Progress(work.console, work.followed()) as progress:
         while True:
             working = pool.turn()
             progress.show()
             if stop() and not stopping:
                 stopping = True
-                console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
+                work.console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
                 pool.stop()
-            if not working and not any(alive(ledger.trial_dir(runs, trial)) for trial in elsewhere):
-                again = [] if stopping else _unfinished(runs, attempts, elsewhere)
+            if not working and stopping:
+                return
+            if not working and not any(alive(folder) for folder in work.folders(work.elsewhere)):
+                again = work.unfinished(attempts)
                 if not again:
                     return
-                pool.add([ledger.trial_dir(runs, trial) for trial in again])
-                elsewhere = []
-            time.sleep(0.2)
+                pool.add(work.folders(again))
+            time.sleep(POLL_SECONDS)
 
 
-def _unfinished(runs: Path, attempts: dict[str, int], elsewhere: list[str]) -> list[str]:
-    """Trials whose worker died, or whose other launcher did, that may be tried again; counts the attempt."""
-    found = []
-    for trial in [*attempts, *elsewhere]:
-        if ledger.state_of(runs, trial) in TO_RUN and attempts.get(trial, 0) < ATTEMPTS:
-            attempts[trial] = attempts.get(trial, 0) + 1
-            found.append(trial)
-    return found
-
-
-def _run_inline(
-    plan: Plan,
-    pending: list[str],
-    elsewhere: list[str],
-    launcher: LauncherSpec,
-    runs: Path,
-    stop: StopSignal,
-    console: Console,
-) -> None:
+def _run_inline(work: Work, stop: StopSignal) -> None:
     """One trial after another in this process; a trial that fails is in its log, the others go on."""
-    threads = launcher.threads or len(os.sched_getaffinity(0))
-    left = [ledger.trial_dir(runs, trial) for trial in pending]
-    with Progress(console, _followed(plan, runs, set(pending)), 1) as progress, _refreshing(progress):
-        while left and not stop():
-            folder = left.pop(0)
+    threads = work.launcher.threads or len(os.sched_getaffinity(0))
+    with Progress(work.console, work.followed()) as progress, _refreshing(progress):
+        for folder in work.folders(work.pending):
+            if stop():
+                return
             try:
-                run_one(folder, launcher.device, threads, stop)
+                run_one(folder, work.launcher.device, threads, stop)
             except Busy as busy:
-                console.print(str(busy), highlight=False)
+                work.console.print(str(busy), highlight=False)
             except Exception:
                 with (folder / LOG).open("a") as log:
                     traceback.print_exc(file=log)
@@ -159,13 +177,6 @@ def _refreshing(progress: Progress) -> Iterator[None]:
         done.set()
         thread.join()
         progress.show()
-
-
-def _followed(plan: Plan, runs: Path, pending: set[str]) -> Iterator[Followed]:
-    names = {trial: f"{cell.name} seed={seed}" for cell in plan.cells for seed, trial in cell.trials.items()}
-    for trial in plan.specs:
-        folder = ledger.trial_dir(runs, trial)
-        yield Followed(trial, names[trial], folder, skip_state=trial in pending)
 
 
 @contextlib.contextmanager
