@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: install ## Run a small study from start to table, on a CPU in minutes
 	$(BIN)/python launch.py -m study=quickstart
 	$(BIN)/python -m analysis.compare quickstart
-	@echo "Look at the runs in MLflow: make dashboard"
+	@echo "Look at the runs in MLflow: $${MLFLOW_TRACKING_URI:-make dashboard}"
 
 test: install ## Run the whole test suite on the CPU (ARGS="-k plan" goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)

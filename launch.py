@@ -21,15 +21,14 @@ def mistakes_in_one_line() -> Iterator[None]:
     """Turn a mistake of the user's into one line and exit code 2 (1 for a failure)."""
     try:
         yield
-    except DeltalabError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"deltalab: {load.explain(error)}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # no right to write, a full disk, a file where a folder should be
+    except (DeltalabError, OSError) as error:  # OSError: no right to write, a full disk, a file in a folder's place
         print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -42,10 +41,10 @@ def run(config: DictConfig) -> None:
     options = {key: value for key, value in settings.launcher.items() if key != "_target_"}
     overrides = list(settings.overrides.task)
     with mistakes_in_one_line():
-        launcher = LauncherSpec(**options)
-        if config.study is not None:
-            sys.exit(launch_jobs([overrides], launcher, config))
-        sys.exit(single_trial(overrides, replace(launcher, kind=Kind.inline), config))
+        launcher, asked = LauncherSpec(**options), load.launch_spec(config)
+        if asked.study is not None:
+            sys.exit(launch_jobs([overrides], launcher, asked))
+        sys.exit(single_trial(overrides, replace(launcher, kind=Kind.inline), asked))
 
 
 def main() -> None:

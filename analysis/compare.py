@@ -32,6 +32,11 @@ def compare(
     except DeltalabError as error:
         print(f"compare: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
+    except BrokenPipeError:
+        raise  # the reader of the output has gone: typer ends quietly
+    except OSError as error:
+        print(f"deltalab: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 def run(study: str, runs: Path, metrics: list[str], mlflow: bool, console: Console) -> Path:

@@ -94,24 +94,52 @@ def brief(results: Results, summaries: dict[str, Summary]) -> str:
     so_far = "" if done == planned else f"{done} of {planned} values of {metric.name} are there. "
     if not summary.differences:
         return so_far + "One cell: there is nothing to compare it with."
+    return so_far + " ".join(_tested(results, summaries) + _exact(results, summaries))
+
+
+def _tested(results: Results, summaries: dict[str, Summary]) -> list[str]:
+    """What the tests of the primary metric say."""
+    metric = results.metrics[0].name
+    summary = summaries[metric]
     if not summary.family:
-        return so_far + f"No cell can be tested against the baseline in {metric.name}: that takes two seeds or more."
-    places = places_of(results, summaries)[metric.name]
-    clear = [
-        f"{results.label(cell)} ({number(found.estimate.mean, places, signed=True)})"
-        for cell in results.cells[1:]
-        if (found := summary.differences[cell.name]).holm < SIGNIFICANT
-    ]
+        exact = any(found.estimate.exact for found in summary.differences.values())
+        more = " whose differences are not all the same" if exact else ""
+        return [f"No cell can be tested against the baseline in {metric}: that takes two seeds or more{more}."]
+    clear = _named(results, summaries, [name for name, d in summary.differences.items() if d.holm < SIGNIFICANT])
     if clear:
-        return so_far + (
-            f"{len(clear)} of {summary.family} tested cells differ from the baseline in {metric.name} "
+        return [
+            f"{len(clear)} of {summary.family} tested cells differ from the baseline in {metric} "
             f"(Holm-corrected p < {SIGNIFICANT}): {', '.join(clear)}."
-        )
+        ]
     pairs = max(found.estimate.n for found in summary.differences.values() if not math.isnan(found.p))
-    return so_far + (
-        f"None of {summary.family} tested cells differs from the baseline in {metric.name} at a Holm-corrected "
+    return [
+        f"None of {summary.family} tested cells differs from the baseline in {metric} at a Holm-corrected "
         f"p < {SIGNIFICANT}, paired over {pairs} seeds. That is no evidence that they are equal."
-    )
+    ]
+
+
+def _exact(results: Results, summaries: dict[str, Summary]) -> list[str]:
+    """The cells no test can be made of because their difference in the primary metric has no variance."""
+    exact = {n: d for n, d in summaries[results.metrics[0].name].differences.items() if d.estimate.exact}
+    other = _named(results, summaries, [name for name, d in exact.items() if d.estimate.mean != 0])
+    equal = [results.label(cell) for cell in results.cells if cell.name in exact and not exact[cell.name].estimate.mean]
+    said = []
+    if other:
+        said.append(f"Untested, as the difference is the same in every paired seed: {', '.join(other)}.")
+    if equal:
+        said.append(f"Equal to the baseline in every paired seed: {', '.join(equal)}.")
+    return said
+
+
+def _named(results: Results, summaries: dict[str, Summary], names: Sequence[str]) -> list[str]:
+    """Label and mean difference in the primary metric of these cells, in the study's order."""
+    metric = results.metrics[0].name
+    places = places_of(results, summaries)[metric]
+    return [
+        f"{results.label(cell)} ({number(summaries[metric].differences[cell.name].estimate.mean, places, signed=True)})"
+        for cell in results.cells
+        if cell.name in names
+    ]
 
 
 def write_report(report: Report, summaries: dict[str, Summary], folder: Path) -> list[Path]:

@@ -150,7 +150,9 @@ def estimate(values: Sequence[float] | np.ndarray, scale: float | None = None) -
     mean = float(x.mean())
     if x.size == 1:
         return Estimate(n=1, mean=mean)
-    if np.ptp(x) <= ROUNDING * (np.abs(x).max() if scale is None else scale):
+    rounding = ROUNDING * (np.abs(x).max() if scale is None else scale)
+    if np.ptp(x) <= rounding:
+        mean = 0.0 if abs(mean) <= rounding else mean
         return Estimate(n=x.size, mean=mean, sd=0.0, low=mean, high=mean)
     test: Any = stats.ttest_1samp(x, 0.0)
     interval = test.confidence_interval(LEVEL)

@@ -9,14 +9,17 @@ Forward and backward together, fp32, against
 All forms are timed in turn, round after round, so that a busy machine slows all of them; the table gives medians over
 rounds and ratios of medians. The last columns compare with the machine: FLOPs of the algebra per second, and as a
 share of the rate of a large matrix product measured in the same rounds.
+
+Exit code 1 if a row of 512 tokens or more is less than 10 times as fast as the reference, or not faster than autograd.
 """
 
 import argparse
 import importlib
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +33,10 @@ from deltalab.kernels import chunk, reference
 
 CHUNK = 32
 MATRIX = 1024
+LONG = 512
+"""Tokens from which a row has to hold what is promised; shorter ones are mostly overhead."""
+SPEEDUP = 10
+"""The least ratio to the reference of a long row."""
 VARIANTS = {"delta_net": ("", "s"), "gated_delta_net": ("s", "s"), "kda": ("c", "s"), "gated_delta_net_2": ("c", "c")}
 
 
@@ -48,6 +55,10 @@ class Problem:
     def label(self) -> str:
         steep = f", decay {-self.decay / 2:g}" if self.decay > 1 else ""
         return f"{self.variant}{steep}"
+
+    @property
+    def size(self) -> str:
+        return f"{self.batch}×{self.time}×{self.heads}×{self.width}"
 
     def inputs(self) -> list[Tensor | None]:
         """q, k, v, g, b, w; decay per token uniform in [−decay, 0]."""
@@ -123,6 +134,19 @@ def measure(problem: Problem, rounds: int, fla: Callable[..., Tensor] | None) ->
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
+def shortfalls(problem: Problem, taken: dict[str, float]) -> list[str]:
+    """What a row is too slow in, a line each."""
+    if problem.time < LONG:
+        return []
+    row = f"{problem.label} {problem.size}"
+    found = []
+    if (ratio := taken["reference"] / taken["chunk"]) < SPEEDUP:
+        found.append(f"{row}: {ratio:.1f} times as fast as the reference; must be at least {SPEEDUP}")
+    if (ratio := taken["plain"] / taken["chunk"]) <= 1:
+        found.append(f"{row}: {ratio:.2f} times as fast as the same algebra under autograd; must be above 1")
+    return found
+
+
 def problems(quick: bool) -> list[Problem]:
     small = [Problem(variant, 32, 64, 2, 16) for variant in VARIANTS]
     if quick:
@@ -135,23 +159,26 @@ def problems(quick: bool) -> list[Problem]:
     ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The table, then the rows that are too slow; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes, few rounds")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     fla = fla_kda()
     table = Table(title=f"forward + backward, fp32, {options.threads} thread(s), chunks of {CHUNK}")
     table.add_column("variant", no_wrap=True)
     for heading in ("B×T×H×K", "ms", "÷ reference", "÷ autograd", "÷ fla", "GFLOP/s", "of matmul"):
         table.add_column(heading, justify="right", no_wrap=True)
+    slow = []
     for problem in problems(options.quick):
         taken = measure(problem, 5 if options.quick else 15, fla)
+        slow += shortfalls(problem, taken)
         rate, machine = flops(problem) / taken["chunk"], 2 * MATRIX**3 / taken["matrix"]
         table.add_row(
             problem.label,
-            f"{problem.batch}×{problem.time}×{problem.heads}×{problem.width}",
+            problem.size,
             f"{1e3 * taken['chunk']:.2f}",
             *(f"{taken[name] / taken['chunk']:.1f}" if name in taken else "" for name in ("reference", "plain", "fla")),
             f"{rate / 1e9:.0f}",
@@ -162,7 +189,10 @@ def main() -> None:
     console.print("ms: the chunkwise form with its written backward; ÷ X: how many times as long X takes.")
     if fla is None:
         console.print("fla: not installed (pip install 'deltalab[fla]').", markup=False)
+    for line in slow:
+        print(f"chunk_cpu: {line}", file=sys.stderr)
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,6 +30,11 @@ def choices(folder: str) -> list[str]:
     return sorted(path.stem for path in (load.CONF / folder).glob("*.yaml"))
 
 
+def imported(report: str) -> set[str]:
+    """The modules that ``-X importtime`` reports."""
+    return set(re.findall(r"^import time:.*\| +(\S+)$", report, re.MULTILINE))
+
+
 class TestLightImports:
     """A plan, a status and a table load neither torch nor mlflow."""
 
@@ -44,10 +49,21 @@ class TestLightImports:
     def test_launch_help(self) -> None:
         command = [sys.executable, "-X", "importtime", "launch.py", "--help"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        loaded = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+        loaded = imported(done.stderr)
         assert "python launch.py -m study=" in done.stdout
         assert "deltalab.spec.load" in loaded
         assert {"torch", "triton", "mlflow"}.isdisjoint(loaded)
+
+    def test_status_where_nothing_was_launched(self, tmp_path: Path) -> None:
+        """The whole way of the console script."""
+        command = [sys.executable, "-X", "importtime", "-m", "deltalab", "status"]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DELTALAB_")}
+        done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        loaded = imported(done.stderr)
+        assert {"deltalab.cli", "deltalab.study.ledger"} <= loaded
+        assert {"torch", "mlflow", "pandas", "matplotlib"}.isdisjoint(loaded)
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestConfiguration:
@@ -70,7 +86,7 @@ class TestConfiguration:
     def test_every_choice_composes(self, group: str, name: str) -> None:
         config = load.compose([f"{group}={name}"])
         assert load.trial_spec(config).trial_id
-        assert load.tracking_spec(config)
+        assert load.launch_spec(config)
         if group == "variant":
             assert config.variant.name == name
 
@@ -85,6 +101,8 @@ class TestConfiguration:
         study = read_study(ROOT / "sweeps" / f"{name}.yaml")
         plan = plan_study(study, {}, tmp_path)
         assert study.question
+        assert plan.warnings == []
+        assert all(abs(cell.mismatch) <= 0.005 for cell in plan.cells if cell.excluded is None)
         assert len(plan.specs) == len(study.seeds) * sum(cell.excluded is None for cell in plan.cells)
         assert list(tmp_path.iterdir()) == []
 
@@ -283,7 +301,7 @@ class TestImage:
     def test_pins_lie_in_the_projects_ranges(self) -> None:
         ranges = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
         pins = {r.name: r.specifier for r in map(Requirement, (ROOT / "constraints.txt").read_text().split())}
-        assert set(pins) == {"torch", "triton"}
+        assert set(pins) == {"torch", "triton", "hydra-core", "submitit", "mlflow", "datasets"}
         for name, pin in pins.items():
             (exact,) = pin
             assert exact.operator == "=="

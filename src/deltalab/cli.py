@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from deltalab.dispatch.show import make_console
 from deltalab.errors import DeltalabError, NotFoundError
 from deltalab.study import ledger
 from deltalab.track.journal import Record, State
 
 app = typer.Typer(
-    help="Plan, follow and steer ablation studies of gated delta-rule language models.",
+    help="Plan and follow ablation studies of gated delta-rule language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -35,13 +35,10 @@ def plan(
     runs: Runs = RUNS,
 ) -> None:
     """Print what a study would run and what it costs."""
-    from deltalab.dispatch.launch import plan_study
+    from deltalab.dispatch.launch import plan_named
     from deltalab.dispatch.show import show_plan
-    from deltalab.spec import load
-    from deltalab.spec.study_file import find_study, read_study
 
-    pairs = dict(override.split("=", 1) for override in overrides or [])
-    show_plan(_console(), plan_study(read_study(find_study(study, load.ROOT / "sweeps")), pairs, runs))
+    show_plan(make_console(), plan_named(study, overrides or [], runs))
 
 
 @app.command()
@@ -60,12 +57,12 @@ def status(
         rows = [{"trial": t, "cell": c, "seed": s, **_plain(r)} for t, c, s, r in _rows(runs, name)]
         print(json.dumps({"study": name, "trials": rows}, indent=1))
     elif watch:
-        with Live(_status_table(runs, name), console=_console(), refresh_per_second=2) as live:
+        with Live(_status_table(runs, name), console=make_console(), refresh_per_second=2) as live:
             while True:
                 time.sleep(2)
                 live.update(_status_table(runs, name))
     else:
-        _console().print(_status_table(runs, name))
+        make_console().print(_status_table(runs, name))
 
 
 @app.command()
@@ -77,13 +74,14 @@ def sync(
 ) -> None:
     """Bring MLflow up to date from the journals."""
     ledger.read_study(runs, study)
-    from deltalab.track.mlflow import Mirror, alone, quiet_mlflow
+    from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
 
     quiet_mlflow()
-    with alone(runs, study):
-        mirror = Mirror(runs, study, uri, fresh)
-        sent = mirror.sync()
-    _console().print(f"{study}: {sent} trials had something new for {mirror.uri}", highlight=False)
+    mirror = Mirror(runs, study, uri, fresh)
+    sent = mirror.sync()
+    make_console().print(
+        f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False
+    )
 
 
 def main() -> None:
@@ -99,11 +97,6 @@ def main() -> None:
     except OSError as error:
         print(f"deltalab: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def _rows(runs: Path, name: str) -> list[tuple[str, str, int, Record]]:

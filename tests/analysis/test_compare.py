@@ -68,6 +68,17 @@ def test_an_unknown_metric_lists_those_there(made: Made):
     assert not made.report.exists()
 
 
+def test_a_report_that_cannot_be_written_is_one_line(made: Made):
+    made.report.parent.mkdir(parents=True, exist_ok=True)
+    made.report.write_text("in the way")
+    done = run(made, "--no-mlflow")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("deltalab: ")
+    assert str(made.report) in line
+
+
 def test_metrics_can_be_chosen(made: Made):
     done = run(made, "--no-mlflow", "--metric", "train/loss", "--metric", ACCURACY)
     assert done.exit_code == 0, done.output

@@ -1,5 +1,6 @@
 """The report's files: one self-contained page, the same in Markdown, and pictures."""
 
+import re
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -179,12 +180,44 @@ def test_markdown_links_pictures_beside_it(made: Made, report: Report):
         ({("a",): [None], ("b",): [None]}, 1, "No trial has a value of eval/accuracy yet."),
         ({("a",): [0.5, 0.6, 0.7], ("b",): [0.4, 0.6, 0.9]}, 3, "That is no evidence that they are equal."),
         ({("a",): [0.5, 0.6, 0.7], ("b",): [0.7, 0.81, 0.9]}, 3, "1 of 1 tested cells differ"),
+        (
+            {("a",): [0.5, 0.5], ("b",): [0.6, 0.6]},
+            2,
+            "No cell can be tested against the baseline in eval/accuracy: that takes two seeds or more whose "
+            "differences are not all the same. Untested, as the difference is the same in every paired seed: ",
+        ),
+        # In floating point none of these differences is 0 or the same to the last bit.
+        ({("a",): [0.1 + 0.2, 0.6], ("b",): [0.3, 0.6]}, 2, "Equal to the baseline in every paired seed: "),
     ],
 )
 def test_the_brief_says_no_more_than_the_numbers(tmp_path: Path, values: dict, seeds: int, said: str):
     made = make_study(tmp_path, {"variant": ["a", "b"]}, constant(values), seeds=seeds)
     results = collate(tmp_path, made.name)
     assert said in brief(results, summarise(results))
+
+
+@pytest.mark.parametrize(
+    ("tested", "said"), [([0.7, 0.81, 0.9], "1 of 1 tested cells differ"), ([0.4, 0.6, 0.9], "None of 1 tested cells")]
+)
+def test_the_brief_names_differences_without_variance_separately(tmp_path: Path, tested: list[float], said: str):
+    values = {
+        ("a",): [0.5, 0.6, 0.7],
+        ("tested",): tested,
+        ("above",): [0.6, 0.7, 0.8],
+        ("below",): [0.3, 0.4, 0.5],
+        ("same",): [0.5, 0.6, 0.7],
+        ("alone",): [0.9, None, None],
+    }
+    made = make_study(tmp_path, {"variant": [name for (name,) in values]}, constant(values))
+    results = collate(tmp_path, made.name)
+    text = brief(results, summarise(results))
+    there, rest = text.split("Untested, as the difference is the same in every paired seed: ")
+    assert said in there
+    other, equal = rest.split(" Equal to the baseline in every paired seed: ")
+    assert re.fullmatch(r"above \(\+0\.10*\), below \(−0\.20*\)\.", other)
+    assert equal == "same."
+    assert "above" not in there
+    assert "alone" not in text
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class Desk:
                     zombie = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
                 except OSError:
                     continue
-                if "submitit" in command and str(self.runs) in command and not zombie:
+                ours = "submitit" in command or "deltalab.track.mlflow" in command
+                if ours and str(self.runs) in command and not zombie:
                     found.append(int(entry.name))
         return found
 

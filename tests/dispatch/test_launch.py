@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
+from deltalab.track.provenance import gpus
 from tests.dispatch.launching import LOCAL, QUIET, Desk, kill
 from tests.specs import TWO_CELLS
 
 pytestmark = pytest.mark.slow
-LONG = ("train.steps=400", "train.checkpoint_every=50", "train.log_every=1")
+LONG = ("train.steps=250", "train.checkpoint_every=50", "train.log_every=1")
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_an_ordinary_multirun_runs_every_combination(desk: Desk) -> None:
 
 
 def test_a_single_trial_runs_in_this_process(desk: Desk) -> None:
-    done = desk.launch("variant=kda", "seed=3", "train=smoke", "eval.sequences=8", QUIET)
+    done = desk.launch("variant=kda", "seed=3", "train=smoke", "eval.sequences=8", "hydra.launcher.threads=1", QUIET)
     assert done.returncode == 0, done.stderr
     (cell,) = ledger.read_study(desk.runs, "single").cells
     assert list(cell.trials) == [3]
@@ -150,6 +151,7 @@ MISTAKES = [
     (["-m", "study={study}", "seed=a"], "seed=a: Value 'a'"),
     (["variant.tie=true"], "variant.tie=true"),
     (["hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
+    (["~tracking"], "~tracking: allowed is key=value"),
 ]
 
 
@@ -161,6 +163,36 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_started(desk: Desk, argum
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (desk.runs / "trials").exists()
+
+
+@pytest.mark.skipif(bool(gpus()), reason="a GPU is here")
+@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1")])
+def test_a_gpu_that_is_not_there_is_said_before_anything_starts(desk: Desk, arguments: tuple[str, ...]) -> None:
+    done = desk.launch(*arguments, "hydra.launcher.device=cuda", QUIET)
+    assert done.returncode == 2
+    assert "no GPU is visible here" in done.stderr
+    assert not (desk.runs / "trials").exists()
+
+
+def test_another_launch_of_the_same_study_follows_the_first_to_its_end(desk: Desk) -> None:
+    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
+    first = desk.start(*arguments)
+    desk.until(lambda: len(desk.running()) >= 1)
+    second = desk.launch(*arguments)
+    first.wait(timeout=60)
+    assert first.returncode == second.returncode == 0
+    assert desk.states() == [State.completed] * 4
+    for trial in desk.trials():
+        lines, _ = journal.entries(ledger.trial_dir(desk.runs, trial))
+        assert [line["state"] for line in lines if line["event"] == "state"] == ["running", "completed"]
+
+
+def test_a_launch_that_asks_for_other_trials_says_so(desk: Desk) -> None:
+    path = desk.study(TWO_CELLS)
+    desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2")
+    again = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=3")
+    assert "An earlier launch of ask asked for 4 other trials; they are kept" in again.stdout
+    assert len(list((desk.runs / "trials").iterdir())) == 8
 
 
 def test_status_says_what_is_there(desk: Desk) -> None:

@@ -16,7 +16,7 @@ Form = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class Variant(NamedTuple):
-    """none | scalar | channel per gate, as in the specification."""
+    """none (of write: one) | scalar | channel per gate, as in ``deltalab.spec.variant``."""
 
     decay: str
     erase: str
@@ -34,9 +34,10 @@ VARIANTS = {
     "untied_scalar": Variant("channel", "scalar", "scalar"),
     "gated_delta_net_2": Variant("channel", "channel", "channel"),
     "gated_delta_net_2_wide": Variant("channel", "channel", "channel", erase_range=2),
-    "linear_attention": Variant("none", "none", "none"),
+    "gated_linear_attention": Variant("channel", "none", "one"),
     "gated_linear_attention_scalar": Variant("scalar", "none", "scalar"),
-    "gated_linear_attention_channel": Variant("channel", "none", "channel"),
+    "gated_linear_attention_write": Variant("channel", "none", "channel"),
+    "linear_attention": Variant("none", "none", "one"),
 }
 DECAYING = [name for name, variant in VARIANTS.items() if variant.decay != "none"]
 
@@ -83,7 +84,7 @@ def make_case(
         return torch.rand(*shape, generator=random, dtype=torch.float64)
 
     def gate(kind: str, heads: int, width: int) -> Tensor | None:
-        full = {"none": None, "scalar": (batch, time, heads), "channel": (batch, time, heads, width)}[kind]
+        full = {"none": None, "one": None, "scalar": (batch, time, heads), "channel": (batch, time, heads, width)}[kind]
         return None if full is None else uniform(*full)
 
     leaves: dict[str, Tensor | None] = {

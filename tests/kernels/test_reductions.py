@@ -48,7 +48,8 @@ def test_gated_delta_net_without_decay_is_delta_net(form: Form):
 
 
 @pytest.mark.parametrize(
-    "variant", ["gated_linear_attention_scalar", "gated_linear_attention_channel", "linear_attention"]
+    "variant",
+    ["gated_linear_attention", "gated_linear_attention_scalar", "gated_linear_attention_write", "linear_attention"],
 )
 def test_no_erase_is_linear_attention(form: Form, variant: str):
     case = make_case(variant, shape=(2, 70, 2, 6, 5))

@@ -1,11 +1,15 @@
 """The tokenwise definition against the equations written once more by hand, and the errors both forms raise."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
 from deltalab.kernels import chunk, reference
 from deltalab.kernels.dispatch import gated_delta_rule
-from tests.kernels.cases import VARIANTS, make_case, run
+from deltalab.spec import load
+from tests.kernels.cases import VARIANTS, Variant, make_case, run
 
 FORMS = {"reference": reference.gated_delta_rule, "chunk": chunk.gated_delta_rule}
 
@@ -103,5 +107,11 @@ def test_dispatch_picks_by_name():
         run(chunk.gated_delta_rule, case, chunk_size=48)
 
 
-def test_every_variant_of_the_lattice_is_here():
+@pytest.mark.parametrize("path", sorted((load.CONF / "variant").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_variant_is_tested_as_it_is_shipped(path: Path):
+    shipped = yaml.safe_load(path.read_text())
+    assert VARIANTS[path.stem] == Variant(**{name: shipped[name] for name in Variant._fields})
+
+
+def test_no_variant_is_tested_twice():
     assert len(VARIANTS) == len(set(VARIANTS.values()))

@@ -30,6 +30,9 @@ MISTAKES = [
     (["data.group=M11"], ["data.group=M11", "S3"]),
     (["data=recall", "data.overwrites=9"], ["data.overwrites=9", "data.pairs = 8"]),
     (["data.pairs=3"], ["data.pairs", "train_length"]),
+    (["variant.pattern=[mixer,swa]", "model.depth=1"], ["variant.pattern=[mixer,swa]", "model.depth = 1"]),
+    (["model.norm_eps=-1"], ["model.norm_eps=-1", "above 0"]),
+    (["tracking.flush_seconds=0"], ["tracking.flush_seconds=0", "from 0.1"]),
     (["seed=-1"], ["seed=-1", "from 0"]),
     (["+colour=red"], ["+colour=red", "no key outside"]),
     (["+train.colour=red"], ["+train.colour=red", "no key outside"]),
@@ -40,8 +43,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("overrides", "said"), MISTAKES, ids=lambda part: " ".join(part)[:40])
 def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(overrides: list[str], said: list[str]) -> None:
+    def read() -> None:
+        config = load.compose(overrides)
+        load.launch_spec(config)
+        resolve(load.trial_spec(config))
+
     with pytest.raises(UsageError) as caught:
-        resolve(load.trial_spec(load.compose(overrides)))
+        read()
     message = str(caught.value)
     assert "\n" not in message
     assert caught.value.exit_code == 2

@@ -51,6 +51,8 @@ MISTAKES = [
     ("question: why?", "design: latin", "design=latin"),
     ("question: why?", "tolerance: wide", "tolerance=wide"),
     ("question: why?", "question: [", "YAML"),
+    ("question: why?", "name: ../../elsewhere", "name=../../elsewhere"),
+    ("question: why?", "tolerance: .nan", "tolerance=nan"),
 ]
 
 
@@ -62,6 +64,15 @@ def test_a_mistake_names_file_key_value_and_what_is_allowed(tmp_path: Path, old:
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_study_without_factors_or_of_bytes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="at least one factor"):
+        read_study(study_file(tmp_path, "baseline: {}\nfactors: {}\n"))
+    path = tmp_path / "bytes.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(StudyError, match="YAML"):
+        read_study(path)
 
 
 def test_a_study_is_found_by_name_or_path_and_a_missing_one_says_which_there_are(tmp_path: Path) -> None:

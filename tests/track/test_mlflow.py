@@ -1,5 +1,12 @@
 """The MLflow mirror: everything the journals say, once; a server away costs nothing."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -65,6 +72,7 @@ def test_runs_are_described(desk: Desk) -> None:
         assert params["seed"] == tags["seed"]
         assert params["train.steps"] == "20"
         assert run.info.status == "FINISHED"
+        assert 0 < run.info.end_time - run.info.start_time < 60_000
         assert "config.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
@@ -93,6 +101,74 @@ def test_the_report_is_kept_with_the_parent(desk: Desk, tmp_path: Path) -> None:
     assert parent.info.run_id in address
     kept = client.list_artifacts(parent.info.run_id, "report")
     assert [file.path for file in kept] == ["report/table.md"]
+
+
+def test_the_report_can_be_logged_while_a_launch_still_mirrors(desk: Desk, tmp_path: Path) -> None:
+    report = tmp_path / "halfway"
+    report.mkdir()
+    (report / "table.md").write_text("| a |")
+    command = [sys.executable, "-m", "deltalab.track.mlflow", str(desk.runs), "ask", "--every", "0.2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as mirror:
+        time.sleep(3)
+        assert log_report(desk.runs, "ask", report) is not None
+        assert mirror.stdin is not None
+        mirror.stdin.close()
+        assert mirror.wait(30) == 0
+
+
+def test_a_run_whose_description_fails_is_not_made_twice(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(children(desk))
+    mirror = Mirror(desk.runs, "ask", fresh=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "_describe", lambda *_: (_ for _ in ()).throw(PermissionError("no")))
+        for _ in range(3):
+            with pytest.raises(MirrorFailed):
+                mirror.sync()
+    assert len(children(desk)) == before + 1
+    assert mirror.sync() == 4
+    assert len(children(desk)) == before + 4
+
+
+@pytest.mark.parametrize("uri", ["postgresql://me:secret@127.0.0.1:9/x", "nonsense://x"])
+def test_a_uri_that_cannot_work_is_one_line_without_the_password(desk: Desk, uri: str) -> None:
+    done = desk.deltalab("sync", "ask", "--uri", uri)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_tracking_server_gets_the_same(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    uri = f"http://127.0.0.1:{port}"
+    with subprocess.Popen([*command, *store], env=env, start_new_session=True) as server:
+        try:
+            desk.until(lambda: answers(uri), 90)
+            desk.env["MLFLOW_TRACKING_URI"] = uri
+            done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "train.steps=3")
+            assert done.returncode == 0
+            assert "not brought up to date" not in done.stdout
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name("ask")
+            runs = client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'trial'")
+            assert sorted(run.data.tags["deltalab.trial"] for run in runs) == sorted(desk.trials())
+            assert all("config.json" in {f.path for f in client.list_artifacts(run.info.run_id)} for run in runs)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def answers(uri: str) -> bool:
+    """Whether the server is up."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=1) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def test_a_server_away_never_stops_a_trial_and_sync_catches_up(tmp_path: Path) -> None:

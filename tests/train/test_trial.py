@@ -134,6 +134,31 @@ def test_divergence_is_a_state_of_its_own_and_raises_nothing(tmp_path: Path, cha
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_nan_after_the_last_logged_loss_is_divergence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poison(trainer: loop.Trainer) -> None:
+        original(trainer)
+        if trainer.step == trainer.spec.train.steps:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(float("nan"))
+
+    original = loop.Trainer._train_step
+    monkeypatch.setattr(loop.Trainer, "_train_step", poison)
+    assert run_trial(trial(), tmp_path, Device.cpu) is State.diverged
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_spike_between_logged_steps_is_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spike(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return original(logits, targets) * (1e6 if len(calls) == 3 else 1)
+
+    calls: list[int] = []
+    original = loop._summed_loss
+    monkeypatch.setattr(loop, "_summed_loss", spike)
+    assert run_trial(trial("train.log_every=5"), tmp_path, Device.cpu) is State.diverged
+    assert journal.read(tmp_path).step == 5
+
+
 def test_a_failure_is_journaled_with_its_last_line_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(trainer: loop.Trainer) -> None:
         raise RuntimeError("out of luck")
@@ -151,6 +176,7 @@ def test_a_failure_is_journaled_with_its_last_line_and_raised(tmp_path: Path, mo
 def test_a_gpu_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="device=cuda"):
         run_trial(trial(), tmp_path, Device.cuda)
+    assert journal.read(tmp_path).state is State.failed
 
 
 def test_the_same_seed_gives_every_cell_the_same_batches(tmp_path: Path) -> None:

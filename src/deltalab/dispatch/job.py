@@ -45,33 +45,43 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
-def run_trials(run_dirs: list[str], device: str, threads: int) -> None:
+def run_trials(run_dirs: list[str], device: str, threads: int, gpu: str) -> None:
     """Run trials in this worker process, each with its output in its own log.
 
     Args:
         run_dirs: run directories with a frozen config.
         device: a ``Device`` value.
         threads: CPU threads for torch.
+        gpu: index or UUID of the GPU to use, "" for none.
 
     Raises:
         TrialFailed: at least one failed (after the others ran), so that the scheduler sees a failed job.
     """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     failed = []
     with StopSignal().listening() as stop:
         for folder in map(Path, run_dirs):
             if stop():
                 break
-            with _output_to(folder / LOG):
-                try:
-                    run_one(folder, Device(device), threads, stop)
-                except Busy as busy:
-                    print(busy)
-                except Exception:
-                    traceback.print_exc()
-                    failed.append(folder)
+            try:
+                with _output_to(folder / LOG):
+                    run_logged(folder, Device(device), threads, stop)
+            except Exception:  # the others go on
+                failed.append(folder)
     if failed:
         raise TrialFailed("; ".join(f"{folder.name} failed, see {folder / LOG}" for folder in failed))
+
+
+def run_logged(run_dir: Path, device: Device, threads: int, stop: StopSignal) -> None:
+    """``run_one`` with what happened on standard error; a trial that another process runs is left to it."""
+    try:
+        run_one(run_dir, device, threads, stop)
+    except Busy as busy:
+        print(busy)
+    except Exception:
+        traceback.print_exc()
+        raise
 
 
 def run_one(run_dir: Path, device: Device, threads: int, stop: StopSignal) -> State:

@@ -6,32 +6,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig
-from rich.console import Console
-
-from deltalab.dispatch.show import show_plan
+from deltalab.dispatch.show import make_console, show_plan
 from deltalab.errors import UsageError
 from deltalab.spec import load
-from deltalab.spec.launcher import LauncherSpec
+from deltalab.spec.launcher import Device, LauncherSpec
+from deltalab.spec.load import LaunchSpec
 from deltalab.spec.study import StudySpec
 from deltalab.spec.study_file import find_study, read_study
 from deltalab.study.plan import Plan, hydra_overrides, make_plan, study_from_jobs
 from deltalab.study.resolve import resolve
-from deltalab.track.provenance import provenance
+from deltalab.track.provenance import gpus, provenance
 
-LAUNCH_KEYS = ("study", "plan", "runs", "seed")
+LAUNCH_KEYS = ("study", "plan", "runs", "seed", "tracking")
 """Keys of the command line that steer the launch and are not part of a cell."""
 
 
-def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, config: DictConfig) -> int:
+def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings: LaunchSpec) -> int:
     """Launch the jobs of one multirun: a study per ``study=`` value, or one study made of the jobs themselves.
 
     Args:
         jobs: the overrides of each job, as Hydra's sweeper made them.
         launcher: how to run.
-        config: the composed root (runs, plan, tracking).
+        settings: runs, plan, tracking.
 
     Returns:
         The worst exit code.
@@ -41,24 +38,33 @@ def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, config: D
     for name in dict.fromkeys(pair.get("study") for pair in pairs):
         group = [pair for pair in pairs if pair.get("study") == name]
         study, overrides = (
-            _named_study(name, group) if name not in (None, "null") else (_jobs_study(group, config.variant.name), {})
+            _named_study(name, group) if name not in (None, "null") else (_jobs_study(group, settings.variant), {})
         )
-        code = max(code, plan_and_launch(study, overrides, launcher, config))
+        code = max(code, plan_and_launch(study, overrides, launcher, settings))
     return code
 
 
-def plan_and_launch(study: StudySpec, overrides: Mapping[str, str], launcher: LauncherSpec, config: DictConfig) -> int:
+def plan_named(name: str, overrides: Sequence[str], runs: Path) -> Plan:
+    """The plan that ``python launch.py -m study=NAME OVERRIDES plan=true`` shows."""
+    return plan_study(*_named_study(name, [_pairs(overrides)]), runs)
+
+
+def plan_and_launch(
+    study: StudySpec, overrides: Mapping[str, str], launcher: LauncherSpec, settings: LaunchSpec
+) -> int:
     """Plan a study and, unless ``plan=true``, run it; returns the exit code."""
     console = make_console()
-    runs = Path(config.runs)
+    runs = settings.runs
     plan = plan_study(study, overrides, runs)
-    if config.plan:
+    if settings.plan:
         show_plan(console, plan)
         return 0
+    if launcher.device is Device.cuda and not gpus():
+        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
     from deltalab.dispatch.submit import launch
 
     command = "python " + shlex.join(sys.argv)
-    return launch(plan, launcher, load.tracking_spec(config), runs, command, provenance(load.ROOT), console)
+    return launch(plan, launcher, settings.tracking, runs, command, provenance(load.ROOT), console)
 
 
 def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Plan:
@@ -66,22 +72,16 @@ def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Pl
     return make_plan(study, overrides, lambda parts: resolve(load.trial_spec(load.compose(parts))), runs)
 
 
-def single_trial(overrides: Sequence[str], launcher: LauncherSpec, config: DictConfig) -> int:
+def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: LaunchSpec) -> int:
     """``python launch.py`` without ``-m``: the trial the overrides compose, in this process."""
-    pairs = {key: value for key, value in _pairs(overrides).items() if key not in LAUNCH_KEYS}
-    study = study_from_jobs([pairs], [config.seed], "single", config.variant.name)
-    return plan_and_launch(replace(study, question="one trial"), {}, launcher, config)
-
-
-def make_console() -> Console:
-    """Where launches are shown; wide enough for a plan where the output is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    pairs = _cell_keys(_pairs(overrides))
+    study = study_from_jobs([pairs], [settings.seed], "single", settings.variant)
+    return plan_and_launch(replace(study, question="one trial"), {}, launcher, settings)
 
 
 def _named_study(name: str, group: list[dict[str, str]]) -> tuple[StudySpec, dict[str, str]]:
     study = read_study(find_study(name, load.ROOT / "sweeps"))
-    common = [{k: v for k, v in pair.items() if k not in LAUNCH_KEYS} for pair in group]
+    common = [_cell_keys(pair) for pair in group]
     if any(other != common[0] for other in common):
         varied = next(k for k in common[0] if len({other.get(k) for other in common}) > 1)
         raise UsageError(f"{varied}: several values beside study={name}; make it a factor of the study's file")
@@ -90,7 +90,7 @@ def _named_study(name: str, group: list[dict[str, str]]) -> tuple[StudySpec, dic
 
 
 def _jobs_study(group: list[dict[str, str]], variant: str) -> StudySpec:
-    common = [{k: v for k, v in pair.items() if k not in LAUNCH_KEYS} for pair in group]
+    common = [_cell_keys(pair) for pair in group]
     asked = sorted(" ".join(hydra_overrides(pair)) for pair in common)
     digest = hashlib.sha256("\n".join(dict.fromkeys(asked)).encode()).hexdigest()[:8]
     return study_from_jobs(common, _seeds(group) or [0], f"multirun-{digest}", variant)
@@ -104,7 +104,14 @@ def _seeds(group: list[dict[str, str]]) -> list[int]:
         raise UsageError(f"seed={','.join(found)}: allowed is whole numbers from 0") from None
 
 
-def _pairs(overrides: Sequence[str]) -> dict[str, Any]:
+def _pairs(overrides: Sequence[str]) -> dict[str, str]:
     """Override strings as key → value; Hydra's own keys are not a cell's business."""
+    for override in overrides:
+        if override.startswith("~") or "=" not in override:
+            raise UsageError(f"{override}: allowed is key=value")
     split = (override.split("=", 1) for override in overrides)
     return {key: value for key, value in split if not key.startswith("hydra")}
+
+
+def _cell_keys(pairs: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in pairs.items() if key.split(".", 1)[0] not in LAUNCH_KEYS}

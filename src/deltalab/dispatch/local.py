@@ -22,7 +22,7 @@ MONTH_MINUTES = 30 * 24 * 60
 class LocalPool:
     """Runs queued run directories, ``workers`` at a time.
 
-    Ctrl-C does not reach the workers (they ignore SIGINT): ``stop`` asks them to checkpoint and end.
+    Ctrl-C does not reach the workers (SIGINT is blocked in them): ``stop`` asks them to checkpoint and end.
 
     Args:
         launcher: workers, threads, trials per job, device.
@@ -41,9 +41,11 @@ class LocalPool:
         self._gpus = indices
         self._queue: deque[Path] = deque()
 
-    def add(self, run_dirs: list[Path]) -> None:
-        """Queue trials."""
+    def add(self, run_dirs: list[Path], alone: bool = False) -> None:
+        """Queue trials; ``alone`` gives each a worker of its own from now on, so that none falls with another."""
         self._queue.extend(run_dirs)
+        if alone:
+            self._per_job = 1
 
     def turn(self) -> bool:
         """Collect finished workers and start new ones; False once nothing is left to do."""
@@ -66,10 +68,10 @@ class LocalPool:
         fair = max(1, len(self._queue) // (2 * self.workers))  # smaller batches towards the end, so that none waits
         batch = [self._queue.popleft() for _ in range(min(self._per_job, fair))]
         executor = submitit.LocalExecutor(folder=self._folder)
-        gpu = (self._gpus[slot % len(self._gpus)],) if self._gpus else ()
-        executor.update_parameters(timeout_min=MONTH_MINUTES, gpus_per_node=len(gpu), visible_gpus=gpu)
-        with _sigint_ignored():
-            return executor.submit(run_trials, [str(path) for path in batch], self.device.value, self.threads)
+        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else ""
+        executor.update_parameters(timeout_min=MONTH_MINUTES)
+        with _sigint_blocked():
+            return executor.submit(run_trials, [str(path) for path in batch], self.device.value, self.threads, gpu)
 
     def _collect(self, job: Any) -> None:
         """Reap the worker. Its trials' journals say how they ended; submitit's files stay only if it failed."""
@@ -81,19 +83,20 @@ class LocalPool:
                     path.unlink(missing_ok=True)
 
 
-def visible_gpus() -> list[int]:
-    """Indices of the GPUs this process may use, asked of the driver and not of torch."""
+def visible_gpus() -> list[str]:
+    """Indices or UUIDs of the GPUs this process may use, asked of the driver and not of torch."""
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked is not None:
-        return [int(part) for part in masked.split(",") if part.strip().isdigit()]
-    return list(range(len(gpus())))
+        return [part.strip() for part in masked.split(",") if part.strip() not in ("", "-1")]
+    return [str(index) for index in range(len(gpus()))]
 
 
 @contextlib.contextmanager
-def _sigint_ignored() -> Iterator[None]:
-    """Processes started in the block ignore SIGINT, so that a terminal's Ctrl-C reaches the launcher alone."""
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _sigint_blocked() -> Iterator[None]:
+    """Processes started in the block never see SIGINT, so that a terminal's Ctrl-C reaches the launcher alone, which
+    gets one that came meanwhile when the block ends."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)

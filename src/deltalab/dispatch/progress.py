@@ -43,14 +43,9 @@ class Followed:
         journal.extend(self.record, lines)
 
     @property
-    def steps(self) -> int:
-        """Steps the trial will take, as its running state says (1 before it runs)."""
-        return int(self.record.details.get("steps", 1))
-
-    @property
     def share(self) -> float:
         """Finished part of the trial, 0 to 1."""
-        return 1.0 if self.record.state.terminal else min(1.0, self.record.step / self.steps)
+        return 1.0 if self.record.state.terminal else min(1.0, self.record.step / max(1, self.record.steps))
 
 
 class Progress:
@@ -133,7 +128,7 @@ def duration(seconds: float) -> str:
 
 def _figures(trial: Followed) -> str:
     record = trial.record
-    parts = [f"step {record.step}/{trial.steps}"]
+    parts = [f"step {record.step}/{record.steps}"]
     for label, metric, form in (
         ("loss", "train/loss", ".4f"),
         ("accuracy", "train/accuracy", ".3f"),

@@ -8,6 +8,12 @@ from rich.table import Table
 from deltalab.study.plan import Plan
 
 
+def make_console() -> Console:
+    """Where plans, launches and states are shown; wide enough for them where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def show_plan(console: Console, plan: Plan) -> None:
     """Print cells, costs, states and warnings."""
     table = Table(title=f"{plan.study.name}: {plan.study.question}".rstrip(": "), title_justify="left")

@@ -32,8 +32,10 @@ from deltalab.track.journal import State
 TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
 TO_RETRY = (State.failed, State.diverged, State.cancelled)
 POLL_SECONDS = 0.2
-ATTEMPTS = 2
-"""Times a launch hands a trial to a worker: a worker that died is replaced once."""
+DEATHS = 2
+"""Workers that may die over a trial before a launch leaves it."""
+ROUNDS = 20
+"""Times a launch queues what is left: an end for trials that no worker can even start."""
 
 
 def launch(
@@ -63,16 +65,18 @@ def launch(
     states = TO_RUN + (TO_RETRY if launcher.retry_failed else ())
     pending = plan.with_state(*states)
     elsewhere = plan.with_state(State.running)
+    _say_if_replaced(plan, runs, console)
     ledger.write_study(runs, plan.study, plan.cells, command, provenance)
     for trial in pending:
         folder = ledger.freeze(runs, plan.specs[trial])
-        write_atomic(folder / "provenance.json", json.dumps(provenance, indent=1))
+        kept = "provenance.json" if plan.states[trial] is State.planned else "provenance-resumed.json"
+        write_atomic(folder / kept, json.dumps(provenance, indent=1))
     began = time.monotonic()
     stop = StopSignal()
     if pending or elsewhere:
         if elsewhere:
             console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
-        work = Work(plan=plan, pending=pending, elsewhere=elsewhere, launcher=launcher, runs=runs, console=console)
+        work = Work(plan=plan, pending=pending, launcher=launcher, runs=runs, console=console)
         with Mirror(runs, plan.study.name, tracking, console), _stops_on_ctrl_c(stop):
             (_run_inline if launcher.kind is Kind.inline else _run_pool)(work, stop)
     else:
@@ -86,8 +90,8 @@ class Work:
 
     Attributes:
         plan: the study.
-        pending: trial ids to run, in order.
-        elsewhere: trial ids that another launch runs; they are followed, and run here if that launch dies.
+        pending: trial ids to run, in order. The plan's others are done, or run in another launch: then they are
+            followed, and run here if that launch dies.
         launcher: how to run.
         runs: the runs folder.
         console: where to show.
@@ -95,7 +99,6 @@ class Work:
 
     plan: Plan
     pending: list[str]
-    elsewhere: list[str]
     launcher: LauncherSpec
     runs: Path
     console: Console
@@ -111,21 +114,24 @@ class Work:
             folder = ledger.trial_dir(self.runs, trial)
             yield Followed(trial, names[trial], folder, skip_state=trial in self.pending)
 
-    def unfinished(self, attempts: dict[str, int]) -> list[str]:
-        """Trials whose worker died, or whose other launch did, that may be tried again; counts the attempt."""
-        found = []
-        for trial in [*self.pending, *self.elsewhere]:
-            if ledger.state_of(self.runs, trial) in TO_RUN and attempts.get(trial, 0) < ATTEMPTS:
-                attempts[trial] = attempts.get(trial, 0) + 1
-                found.append(trial)
-        return found
+    def busy(self) -> bool:
+        """Whether any of the plan's trials still runs, in whatever process."""
+        return any(alive(folder) for folder in self.folders(list(self.plan.specs)))
+
+    def unfinished(self, deaths: Counter[str]) -> list[str]:
+        """Trials still to run: never started, interrupted elsewhere, or with a worker that died (counted, up to a
+        bound, so that a trial that kills its worker does not run for ever)."""
+        states = {trial: ledger.state_of(self.runs, trial) for trial in self.plan.specs}
+        deaths.update(trial for trial, state in states.items() if state is State.lost)
+        return [trial for trial, state in states.items() if state in TO_RUN and deaths[trial] < DEATHS]
 
 
 def _run_pool(work: Work, stop: StopSignal) -> None:
     pool = LocalPool(work.launcher, work.runs / ".submitit")
     pool.add(work.folders(work.pending))
-    attempts = dict.fromkeys(work.pending, 1)
+    deaths: Counter[str] = Counter()
     stopping = False
+    rounds = 0
     with Progress(work.console, work.followed()) as progress:
         while True:
             working = pool.turn()
@@ -136,16 +142,19 @@ def _run_pool(work: Work, stop: StopSignal) -> None:
                 pool.stop()
             if not working and stopping:
                 return
-            if not working and not any(alive(folder) for folder in work.folders(work.elsewhere)):
-                again = work.unfinished(attempts)
-                if not again:
+            if not working and not work.busy():
+                again, rounds = work.unfinished(deaths), rounds + 1
+                if not again or rounds > ROUNDS:
                     return
-                pool.add(work.folders(again))
+                pool.add(work.folders(again), alone=True)
             time.sleep(POLL_SECONDS)
 
 
 def _run_inline(work: Work, stop: StopSignal) -> None:
-    """One trial after another in this process; a trial that fails is in its log, the others go on."""
+    """One trial after another in this process; a trial that fails is in its log, the others go on.
+
+    Trials that run in another launch are left to it.
+    """
     threads = work.launcher.threads or len(os.sched_getaffinity(0))
     with Progress(work.console, work.followed()) as progress, _refreshing(progress):
         for folder in work.folders(work.pending):
@@ -196,6 +205,20 @@ def _stops_on_ctrl_c(stop: StopSignal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _say_if_replaced(plan: Plan, runs: Path, console: Console) -> None:
+    """One line when an earlier launch of this name asked for other trials: a study's record is its last launch."""
+    if plan.study.name not in ledger.list_studies(runs):
+        return
+    before = {trial for cell in ledger.read_study(runs, plan.study.name).cells for trial in cell.trials.values()}
+    if gone := before - set(plan.specs):
+        console.print(
+            f"An earlier launch of {plan.study.name} asked for {len(gone)} other trials; they are kept in "
+            f"{runs / 'trials'}, tables now show this launch",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _closing(plan: Plan, runs: Path, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:
     """Say how the launch ended; returns the exit code."""
     states = {trial: ledger.state_of(runs, trial) for trial in plan.specs}
@@ -203,10 +226,10 @@ def _closing(plan: Plan, runs: Path, stop: StopSignal, ran: bool, seconds: float
     said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     console.print(f"{plan.study.name}: {said}" + (f" in {duration(seconds)}" if ran else ""), highlight=False)
     for trial, state in states.items():
-        if state in (State.failed, State.lost):
+        if state not in (State.completed, State.diverged, State.preempted):
             record = ledger.record_of(runs, trial)
             where = ledger.trial_dir(runs, trial) / LOG
-            error = record.details.get("error", "its process died")
+            error = record.details.get("error", "it did not run to its end")
             console.print(
                 f"  {trial} {state.value}: {error}; log {where}", style="red", highlight=False, soft_wrap=True
             )
@@ -215,4 +238,4 @@ def _closing(plan: Plan, runs: Path, stop: StopSignal, ran: bool, seconds: float
         return 130
     if counts[State.failed] and not ran:
         console.print("Run them again with hydra.launcher.retry_failed=true", highlight=False)
-    return 1 if counts[State.failed] or counts[State.lost] else 0
+    return 0 if counts[State.completed] + counts[State.diverged] == len(states) else 1

@@ -127,9 +127,41 @@ def _refuse_unknown(config: DictConfig) -> None:
             raise ConfigError(f"+{name}{key}", node[key], f"no key outside {', '.join(sorted(known))}")
 
 
-def tracking_spec(config: DictConfig) -> TrackingSpec:
-    """The tracking part of a composed configuration."""
-    return _to_spec(config.tracking, "tracking")
+@dataclass(frozen=True, kw_only=True)
+class LaunchSpec:
+    """How and what to launch, read off the root of a composed configuration.
+
+    Attributes:
+        study: the study asked for, or None.
+        plan: print the plan and run nothing.
+        runs: the runs folder.
+        seed: seed of a single trial.
+        variant: name of the variant chosen.
+        tracking: whether and where to mirror.
+    """
+
+    study: str | None
+    plan: bool
+    runs: Path
+    seed: int
+    variant: str
+    tracking: TrackingSpec
+
+
+def launch_spec(config: DictConfig) -> LaunchSpec:
+    """The launch part of a composed configuration.
+
+    Raises:
+        ConfigError: a tracking value that is not allowed.
+    """
+    return LaunchSpec(
+        study=config.study,
+        plan=config.plan,
+        runs=Path(config.runs),
+        seed=config.seed,
+        variant=config.variant.name,
+        tracking=_to_spec(config.tracking, "tracking"),
+    )
 
 
 def _to_spec(node: Any, name: str) -> Any:

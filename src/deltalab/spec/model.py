@@ -59,6 +59,9 @@ class ModelSpec:
         for key in ("d_model", "depth", "heads", "head_dim", "value_dim", "window"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"model.{key}", getattr(self, key), "a whole number from 1")
+        for key in ("rope_base", "norm_eps"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"model.{key}", getattr(self, key), "a number above 0")
         for key in ("mlp_width", "conv_width"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"model.{key}", getattr(self, key), "a whole number from 0")

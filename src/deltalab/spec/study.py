@@ -1,4 +1,4 @@
-"""A study: one question, as data. Read from sweeps/NAME.yaml by ``load.read_study``."""
+"""A study: one question, as data. Read from sweeps/NAME.yaml by ``study_file.read_study``."""
 
 from dataclasses import dataclass, field
 from enum import Enum

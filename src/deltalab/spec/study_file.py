@@ -14,6 +14,8 @@ metrics: {eval/accuracy: max}
 exclude: [{when: {variant: kda, pattern: hybrid}, reason: known}]
 """
 
+import math
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -51,7 +53,7 @@ def read_study(path: Path) -> StudySpec:
     """
     try:
         plain = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(path, "file", "unreadable", f"YAML ({' '.join(str(error).split())})") from error
     return _Reader(path, plain).study()
 
@@ -89,11 +91,14 @@ class _Reader:
         if bool(cells) != (design is Design.list):
             self.refuse("cells", f"{len(cells)} cells", "cells with design: list, and only then")
         tolerance = self.plain.get("tolerance", 0.005)
-        if not isinstance(tolerance, int | float) or tolerance < 0:
+        if not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
             self.refuse("tolerance", tolerance, "a number from 0")
+        name = str(self.plain.get("name", self.path.stem))
+        if not re.fullmatch(r"[\w][\w.-]*", name):
+            self.refuse("name", name, "letters, digits, _ . and -, for it names a folder")
         return StudySpec(
-            name=str(self.plain.get("name", self.path.stem)),
-            question=str(self.plain.get("question", "")).strip(),
+            name=name,
+            question=str(self.plain.get("question") or "").strip(),
             baseline=self.levels(factors, "baseline", self.required("baseline")),
             factors=factors,
             design=design,
@@ -138,7 +143,10 @@ class _Reader:
 
     def factors(self) -> dict[str, dict[str, dict[str, Any]]]:
         factors = {}
-        for factor, levels in self.mapping("factors", self.required("factors")).items():
+        given = self.mapping("factors", self.required("factors"))
+        if not given:
+            self.refuse("factors", "{}", "at least one factor")
+        for factor, levels in given.items():
             key = f"factors.{factor}"
             if isinstance(levels, list) and levels:
                 factors[factor] = {text(value): {factor: value} for value in levels}

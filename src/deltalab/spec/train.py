@@ -30,7 +30,7 @@ class TrainSpec:
         clip: bound of the gradient's global norm.
         precision: fp32 or bf16 autocast.
         log_every: steps between logged training metrics.
-        checkpoint_every: steps between checkpoints; 0 writes only on a signal and at the end.
+        checkpoint_every: steps between checkpoints; 0 writes one only when the run is asked to stop.
         loss_bound: a loss above it, or NaN, ends the trial as diverged.
     """
 

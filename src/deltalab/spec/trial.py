@@ -38,6 +38,9 @@ class TrialSpec:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError("seed", self.seed, "a whole number from 0")
+        if len(self.variant.pattern) > self.model.depth:
+            written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
+            raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
 
     @property
     def task(self) -> str:

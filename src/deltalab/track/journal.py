@@ -13,7 +13,7 @@ A run directory holds
     claim.N          who runs the trial now; its mtime is the heartbeat (track.claim)
     checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
     model.safetensors  final weights
-    log/             standard output and error of the runs
+    log.txt          standard output and error of the runs
 """
 
 import json
@@ -57,6 +57,7 @@ class Record:
         updated: time of the last line.
         seconds: running time summed over all executions.
         step: the last step logged.
+        steps: steps the trial takes in all, as its last run said; 0 before the first.
     """
 
     state: State = State.planned
@@ -66,6 +67,7 @@ class Record:
     updated: float | None = None
     seconds: float = 0.0
     step: int = 0
+    steps: int = 0
 
     def last(self, metric: str) -> float | None:
         """The value at the largest step, or None when it was never logged."""
@@ -147,5 +149,6 @@ def extend(record: Record, lines: list[dict[str, Any]]) -> None:
         elif line["event"] == "state":
             record.state = State(line["state"])
             record.details = {k: v for k, v in line.items() if k not in ("t", "event", "state")}
-            if record.state is State.running and record.started is None:
-                record.started = moment
+            if record.state is State.running:
+                record.started = moment if record.started is None else record.started
+                record.steps = record.details.get("steps", record.steps)

@@ -11,8 +11,10 @@ import fcntl
 import json
 import logging
 import os
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,10 +51,12 @@ class Cursor:
         offset: bytes of the journal that were sent.
         steps: metric → largest step sent; steps that a resume logs again are not sent twice.
         state: last state sent.
+        described: parameters, tags and config are there.
     """
 
     run_id: str
     offset: int = 0
+    described: bool = False
     steps: dict[str, int] = field(default_factory=dict)
     state: str = ""
 
@@ -105,19 +109,14 @@ class Mirror:
         Raises:
             MirrorFailed: the server could not be reached or refused.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            book = self._open_book()
-            sent = 0
+        with self._at_work() as book:
             record = self.record
+            sent = 0
             for cell in record["cells"]:
                 for seed, trial in cell["trials"].items():
                     sent += self._sync_trial(book, record, cell, int(seed), trial)
             self._end_parent(book, record)
-            return sent
-        except (MlflowException, OSError) as error:
-            raise MirrorFailed(f"MLflow at {self.uri}: {str(error).splitlines()[0]}") from error
+        return sent
 
     def log_folder(self, folder: Path) -> str:
         """Put a folder (the report) beside the parent run; returns the parent's run id.
@@ -125,34 +124,42 @@ class Mirror:
         Raises:
             MirrorFailed: the server could not be reached or refused.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            book = self._open_book()
+        with self._at_work() as book:
             self._client.log_artifacts(book.parent, str(folder), folder.name)
             return book.parent
-        except (MlflowException, OSError) as error:
-            raise MirrorFailed(f"MLflow at {self.uri}: {str(error).splitlines()[0]}") from error
 
-    def _open_book(self) -> Book:
-        """Connect, and find or make the experiment and the parent run."""
-        if self._book is not None:
-            return self._book
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[Book]:
+        """Connected and alone: mirrors of one study take turns, each reading the book as the last one left it."""
+        with _locked(self.folder / ".mlflow.lock"):
+            try:
+                self._connect()
+                self._book = self._read_book() or self._new_book()
+                self._save()
+                yield self._book
+            except Exception as error:  # whatever MLflow, its stores and their drivers raise
+                first = (str(error) or type(error).__name__).splitlines()[0]
+                raise MirrorFailed(f"MLflow at {without_password(self.uri)}: {first}") from error
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
         from mlflow import MlflowClient
 
         with _locked(self.trials.parent / ".mlflow.lock"):  # a fresh SQLite store must be initialised by one process
-            self._client = MlflowClient(tracking_uri=self.uri)
-            self._client.search_experiments(max_results=1)
+            client = MlflowClient(tracking_uri=self.uri)
+            client.search_experiments(max_results=1)
+        self._client = client
+
+    def _read_book(self) -> Book | None:
+        """What was sent so far to this server; None when nothing was, or when ``fresh`` asks to start again."""
         path = self.folder / "mlflow.json"
-        if path.exists() and not self._fresh:
-            plain = json.loads(path.read_text())
-            cursors = {trial: Cursor(**cursor) for trial, cursor in plain.pop("trials").items()}
-            if plain["uri"] == self.uri:
-                self._book = Book(**plain, trials=cursors)
-                return self._book
-        self._book = self._new_book()
-        self._save()
-        return self._book
+        if self._fresh or not path.exists():
+            self._fresh = False
+            return None
+        plain = json.loads(path.read_text())
+        cursors = {trial: Cursor(**cursor) for trial, cursor in plain.pop("trials").items()}
+        return Book(**plain, trials=cursors) if plain["uri"] == self.uri else None
 
     def _new_book(self) -> Book:
         record = self.record
@@ -174,8 +181,12 @@ class Mirror:
             return 0
         if trial not in book.trials:
             book.trials[trial] = Cursor(run_id=self._new_run(book, record, cell, seed, trial))
-            self._save()
+            self._save()  # at once: a run whose description fails below is not made a second time
         cursor = book.trials[trial]
+        if not cursor.described:
+            self._describe(cursor, cell, seed, run_dir)
+            cursor.described = True
+            self._save()
         lines, offset = journal.entries(run_dir, cursor.offset)
         if not lines:
             return 0
@@ -185,31 +196,36 @@ class Mirror:
         return 1
 
     def _new_run(self, book: Book, record: dict[str, Any], cell: dict[str, Any], seed: int, trial: str) -> str:
-        from mlflow.entities import Param, RunTag
-
         run_dir = self.trials / trial
         config = json.loads((run_dir / "config.json").read_text())
+        origin = run_dir / "provenance.json"
+        commit = json.loads(origin.read_text())["commit"] if origin.exists() else "unknown"
         tags = {
             "mlflow.parentRunId": book.parent,
             "deltalab.kind": "trial",
             "deltalab.study": record["study"]["name"],
             "deltalab.trial": trial,
             "deltalab.cell": cell["name"],
-            "deltalab.commit": record["provenance"]["commit"],
+            "deltalab.commit": commit,
             "variant": config["variant"]["name"],
             "seed": str(seed),
             **{f"level.{factor}": level for factor, level in cell["levels"].items()},
         }
         name = " ".join([*cell["levels"].values(), f"s{seed}"])
-        run_id = self._client.create_run(book.experiment_id, run_name=name, tags=tags).info.run_id
+        began = int((journal.read(run_dir).started or time.time()) * 1000)
+        return self._client.create_run(book.experiment_id, began, tags, run_name=name).info.run_id
+
+    def _describe(self, cursor: Cursor, cell: dict[str, Any], seed: int, run_dir: Path) -> None:
+        from mlflow.entities import Param, RunTag
+
+        config = json.loads((run_dir / "config.json").read_text())
         params = {**flatten(config), "parameters": cell["parameters"], "state_size": cell["state_size"]}
         self._client.log_batch(
-            run_id,
+            cursor.run_id,
             params=[Param(key, str(value)) for key, value in params.items()],
             tags=[RunTag("mlflow.note.content", f"{cell['name']} seed={seed}")],
         )
-        self._client.log_artifact(run_id, str(run_dir / "config.json"))
-        return run_id
+        self._client.log_artifact(cursor.run_id, str(run_dir / "config.json"))
 
     def _send(self, cursor: Cursor, lines: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric, RunTag
@@ -229,13 +245,19 @@ class Mirror:
         if state != cursor.state:
             cursor.state = state
             self._client.log_batch(cursor.run_id, tags=[RunTag("deltalab.state", state)])
-            self._client.update_run(cursor.run_id, status=STATUS.get(State(state), "RUNNING"))
+            if State(state).terminal:
+                self._client.set_terminated(cursor.run_id, STATUS[State(state)], int(lines[-1]["t"] * 1000))
+            else:
+                self._client.update_run(cursor.run_id, status=STATUS.get(State(state), "RUNNING"))
 
     def _end_parent(self, book: Book, record: dict[str, Any]) -> None:
         wanted = {trial for cell in record["cells"] for trial in cell["trials"].values()}
         states = {State(c.state) for t, c in book.trials.items() if t in wanted and c.state}
         all_there = wanted <= set(book.trials) and all(state.terminal for state in states)
-        self._client.update_run(book.parent, status="FINISHED" if all_there else "RUNNING")
+        if all_there:
+            self._client.set_terminated(book.parent, "FINISHED")
+        else:
+            self._client.update_run(book.parent, status="RUNNING")
 
     def _save(self) -> None:
         assert self._book is not None
@@ -253,18 +275,15 @@ def log_report(runs: Path, study: str, folder: Path) -> str | None:
     quiet_mlflow()
     uri = json.loads((runs / "studies" / study / "mlflow.json").read_text())["uri"]
     try:
-        with alone(runs, study):
-            run = Mirror(runs, study, uri).log_folder(folder)
-            return f"experiment {study}, run {run}, at {uri}"
+        run = Mirror(runs, study, uri).log_folder(folder)
+        return f"experiment {study}, run {run}, at {without_password(uri)}"
     except DeltalabError:
         return None
 
 
-@contextlib.contextmanager
-def alone(runs: Path, study: str) -> Iterator[None]:
-    """One mirror per study at a time on this machine; a second one waits."""
-    with _locked(runs / "studies" / study / ".mlflow.lock"):
-        yield
+def without_password(uri: str) -> str:
+    """A URI that may be shown."""
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
 
 
 @contextlib.contextmanager
@@ -290,19 +309,18 @@ def follow(runs: Path, study: str, uri: str | None, every: float) -> int:
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     quiet_mlflow()
-    with alone(runs, study):
-        mirror = Mirror(runs, study, uri)
-        while True:
-            last = ended.is_set()
-            try:
-                mirror.sync()
-                failed = False
-            except MirrorFailed as error:
-                print(error, file=sys.stderr, flush=True)
-                failed = True
-            if last:
-                return int(failed)
-            ended.wait(every)
+    mirror = Mirror(runs, study, uri)
+    while True:
+        last = ended.is_set()
+        try:
+            mirror.sync()
+            failed = False
+        except MirrorFailed as error:
+            print(error, file=sys.stderr, flush=True)
+            failed = True
+        if last:
+            return int(failed)
+        ended.wait(every)
 
 
 def _main() -> int:

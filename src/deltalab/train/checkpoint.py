@@ -72,6 +72,7 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """Weights alone, atomically."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(_weights(module), part)
+    _sync_file(part)
     part.replace(path)
 
 
@@ -89,9 +90,13 @@ def _moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, T
 
 def _sync(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync_file(path)
     _sync_folder(folder)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

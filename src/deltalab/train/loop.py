@@ -1,7 +1,6 @@
 """The training loop of one trial: step, log, evaluate, checkpoint, stop."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -44,10 +43,11 @@ class Trainer:
         self.task = make_task(spec.data, spec.seed)
         self.model = build_model(spec, device)
         self.optimizer = make_optimizer(self.model, spec.train)
-        self.step = 0
+        self.step = self._saved = 0
+        self._worst = torch.zeros((), device=device)  # largest loss so far, NaN once one was
         checkpoint = latest_checkpoint(run_dir)
         if checkpoint is not None:
-            self.step = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
+            self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -74,13 +74,16 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Measure on held-out sequences and journal what comes out."""
+        self._check_loss(float(self._worst))
         values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
         self.journal.metrics(self.step, values)
+        self._check_loss(values["eval/loss"])
         return values
 
     def save(self) -> None:
-        """Write a checkpoint at the present step."""
-        if self.step:
+        """Write a checkpoint at the present step, unless it is there."""
+        if self.step > self._saved:
+            self._saved = self.step
             save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
 
     def _train_step(self) -> None:
@@ -103,6 +106,7 @@ class Trainer:
             loss = loss + part.detach()
             if logged:
                 correct = correct + (logits.detach().argmax(-1) == targets_part).sum()
+        self._worst = torch.maximum(self._worst, loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         self.optimizer.step()
         self.step += 1
@@ -125,8 +129,12 @@ class Trainer:
             "train/tokens_per_second": tokens * (self.step - step) / max(1e-9, self._tick[1] - moment),
         }
         self.journal.metrics(self.step, values)
+        self._check_loss(float(self._worst))
+
+    def _check_loss(self, loss: float) -> None:
+        """Every step's loss counts; it is looked at when something is logged, so that a GPU need not wait."""
         if not math.isfinite(loss) or loss > self.spec.train.loss_bound:
-            raise Diverged(f"loss {loss:.4g} at step {self.step}, allowed up to {self.spec.train.loss_bound}")
+            raise Diverged(f"loss {loss:.4g} by step {self.step}, allowed up to {self.spec.train.loss_bound}")
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.spec.train.precision is Precision.fp32:
@@ -142,16 +150,6 @@ def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
     assert built == cost(spec.variant, spec.model, 1).parameters, "the plan promised another parameter count"
     model = model.to_empty(device=device)
     initialise(model, spec.model, spec.seed)
-    return model
-
-
-def load_model(run_dir: Path, device: torch.device) -> LanguageModel:
-    """A completed trial's model with its final weights."""
-    from safetensors.torch import load_file
-
-    spec = TrialSpec.from_dict(json.loads((run_dir / "config.json").read_text()))
-    model = build_model(spec, device)
-    model.load_state_dict(load_file(run_dir / "model.safetensors", device=str(device)))
     return model
 
 

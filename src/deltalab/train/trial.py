@@ -32,9 +32,9 @@ def run_trial(
         Exception: whatever failed, after the journal says so.
     """
     journal = Journal(run_dir)
-    where = pick_device(device)
-    journal.state(State.running, device=str(where), threads=torch.get_num_threads(), steps=spec.train.steps)
     try:
+        where = pick_device(device)
+        journal.state(State.running, device=str(where), threads=torch.get_num_threads(), steps=spec.train.steps)
         trainer = Trainer(spec, run_dir, where, journal)
         finished = trainer.run(stop)
     except Diverged as end:

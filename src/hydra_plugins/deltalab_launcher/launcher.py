@@ -28,9 +28,10 @@ class DeltalabLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from deltalab.dispatch.launch import launch_jobs
         from deltalab.spec.launcher import LauncherSpec
+        from deltalab.spec.load import launch_spec
 
         assert self._config is not None, "Hydra calls setup before launch"
-        code = launch_jobs(job_overrides, LauncherSpec(**self._options), self._config)
+        code = launch_jobs(job_overrides, LauncherSpec(**self._options), launch_spec(self._config))
         if code:
             sys.exit(code)
         return []
