@@ -139,8 +139,9 @@ def _run_pool(work: Work, stop: StopSignal) -> None:
             if stop() and not stopping:
                 stopping = True
                 work.console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
-                pool.stop()
-            if not working and stopping:
+            if stopping:
+                pool.stop()  # again and again: a worker that is just starting does not listen yet
+            if stopping and not working:
                 return
             if not working and not work.busy():
                 again, rounds = work.unfinished(deaths), rounds + 1
