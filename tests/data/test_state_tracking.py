@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltalab.data.batch import make_task
-from deltalab.data.state_tracking import cayley_table, group_elements, running_products
-from deltalab.spec.data import Group, StateTrackingSpec
+from deltalab.data.state_tracking import cayley_table, group_elements, product_table, running_products
+from deltalab.errors import ConfigError
+from deltalab.spec.data import Group, StateTrackingSpec, generated_group
 
 every_group = pytest.mark.parametrize("group", Group)
 
@@ -60,6 +61,46 @@ def test_orders():
 def test_a5_has_even_permutations_only():
     signs = [np.linalg.det(np.eye(5)[element]) for element in group_elements(Group.A5)]
     np.testing.assert_allclose(signs, 1)
+
+
+QUATERNIONS = [[1, 2, 3, 0, 5, 6, 7, 4], [4, 7, 6, 5, 2, 1, 0, 3]]  # i and j on 1 i -1 -i j k -j -k, from the right
+
+
+@pytest.mark.parametrize(
+    ("generators", "order", "commutes"),
+    [
+        (QUATERNIONS, 8, False),
+        ([[1, 2, 3, 0], [3, 2, 1, 0]], 8, False),  # the symmetry of a square
+        ([[1, 0, 2, 3, 4], [0, 1, 3, 4, 2]], 6, True),  # Z2 × Z3
+        ([[0, 1]], 1, True),
+    ],
+)
+def test_any_group_can_be_given_by_generators(generators: list[list[int]], order: int, commutes: bool):
+    spec = StateTrackingSpec(generators=generators, train_length=9, test_length=9)
+    assert spec.vocab_size == order
+    elements = np.array(generated_group(generators))
+    table = product_table(elements)
+    assert np.array_equal(table, table.T) == commutes
+    assert np.array_equal(table[table], table[:, table])
+    batch = make_task(spec, 0).train_batch(0, 5)
+    for tokens, targets in zip(batch.tokens, batch.targets, strict=True):
+        points = np.arange(len(generators[0]))
+        for token, target in zip(tokens, targets, strict=True):
+            points = elements[token][points]
+            assert np.array_equal(points, elements[target])
+
+
+def test_generators_of_a_named_group_make_the_same_table():
+    elements = np.array(generated_group([[1, 0, 2], [1, 2, 0]]))
+    np.testing.assert_array_equal(product_table(elements), cayley_table(Group.S3))
+
+
+@pytest.mark.parametrize(
+    "generators", [[], [[]], [[0, 0]], [[0, 1], [0, 1, 2]], [[1, 2, 3, 4, 5, 6, 0], [1, 0, 2, 3, 4, 5, 6]]]
+)
+def test_generators_that_are_no_permutations_or_too_many_elements_are_refused(generators: list[list[int]]):
+    with pytest.raises(ConfigError, match=r"data\.generators"):
+        StateTrackingSpec(generators=generators)
 
 
 def test_parity_is_the_number_of_ones():

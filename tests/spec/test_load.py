@@ -28,6 +28,7 @@ MISTAKES = [
     (["model.decay_range=[2,1]"], ["model.decay_range=[2.0, 1.0]", "low <= high"]),
     (["model.vocab_size=1"], ["model.vocab_size=1", "2"]),
     (["data.group=M11"], ["data.group=M11", "S3"]),
+    (["data.generators=[[0,0]]"], ["data.generators=[[0, 0]]", "permutations"]),
     (["data=recall", "data.overwrites=9"], ["data.overwrites=9", "data.pairs = 8"]),
     (["data.pairs=3"], ["data.pairs", "train_length"]),
     (["variant.pattern=[mixer,swa]", "model.depth=1"], ["variant.pattern=[mixer,swa]", "model.depth = 1"]),

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from deltalab.data.batch import Batch
 from deltalab.data.generated import GeneratedTask
-from deltalab.spec.data import Group, StateTrackingSpec, range_name
+from deltalab.spec.data import Group, StateTrackingSpec, generated_group, range_name
 
 
 class StateTracking(GeneratedTask):
-    """Word problem of ``spec.group``; every position is scored, slices are ranges of positions.
+    """Word problem of ``spec.group`` or ``spec.generators``; every position is scored, slices are ranges of positions.
 
     Args:
         spec: group and lengths.
@@ -32,7 +32,10 @@ class StateTracking(GeneratedTask):
         super().__init__(seed, (spec.train_length, spec.test_length))
         self.spec = spec
         self.vocab_size = spec.vocab_size
-        self._table = cayley_table(spec.group)
+        generators = spec.generators
+        self._table = product_table(
+            group_elements(spec.group) if generators is None else np.array(generated_group(generators))
+        )
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` words of ``length`` elements and their running products."""
@@ -60,7 +63,11 @@ def running_products(elements: NDArray[np.int64], table: NDArray[np.int64]) -> N
 
 def cayley_table(group: Group) -> NDArray[np.int64]:
     """int64 [order, order]: index of p · q (p first, then q) for the indices of p and q."""
-    elements = group_elements(group)
+    return product_table(group_elements(group))
+
+
+def product_table(elements: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``cayley_table`` of the permutations in [order, degree]."""
     index = {tuple(element): i for i, element in enumerate(elements.tolist())}
     composed = [elements[:, p].tolist() for p in elements]  # [p][q][point]: where q takes what p made of the point
     return np.array([[index[tuple(product)] for product in row] for row in composed], dtype=np.int64)

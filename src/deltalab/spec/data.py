@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -36,6 +37,27 @@ class Group(Enum):
         """Number of elements: n for Zn, n! for Sn, n!/2 for An."""
         symmetric = math.factorial(self.degree)
         return {"Z": self.degree, "S": symmetric, "A": symmetric // 2}[self.value[0]]
+
+
+MAX_ORDER = 1000
+"""Elements of the largest group that generators may make: its table is laid out whole."""
+
+Permutation = tuple[int, ...]
+
+
+def generated_group(generators: Sequence[Sequence[int]]) -> list[Permutation]:
+    """Every product of the generators in lexicographic order, the identity first; stops soon after ``MAX_ORDER``.
+
+    Args:
+        generators: permutations as the images of the points 0 to n − 1.
+    """
+    identity = tuple(range(len(generators[0])))
+    found, fresh = {identity}, [identity]
+    while fresh and len(found) <= MAX_ORDER:
+        products = {tuple(generator[point] for point in element) for element in fresh for generator in generators}
+        fresh = list(products - found)
+        found |= products
+    return sorted(found)
 
 
 class Tokenizer(Enum):
@@ -85,14 +107,30 @@ class StateTrackingSpec(DataSpec):
     """Word problem of a finite group: the label at t is the product of the first t elements.
 
     ``Z2`` is parity. Accuracy is reported by position slice: within the training length and beyond it.
+
+    Attributes:
+        group: a group with a name.
+        generators: instead, permutations that generate the group, each as the images of the points 0 to n − 1; any
+            finite group is one of permutations. ``[[1,2,3,0],[3,2,1,0]]`` is the symmetry of a square.
     """
 
     group: Group = Group.Z2
+    generators: list[list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generators is None:
+            return
+        points = list(range(len(self.generators[0]))) if self.generators else []
+        if not points or any(sorted(generator) != points for generator in self.generators):
+            raise ConfigError("data.generators", self.generators, "null or permutations of 0 to n - 1, all of one n")
+        if self.vocab_size > MAX_ORDER:
+            raise ConfigError("data.generators", self.generators, f"a group of at most {MAX_ORDER} elements")
 
     @property
     def vocab_size(self) -> int:
         """Order of the group: a token is an element."""
-        return self.group.order
+        return self.group.order if self.generators is None else len(generated_group(self.generators))
 
     @property
     def slices(self) -> tuple[str, ...]:
