@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from deltalab.errors import DeltalabError
 from deltalab.spec import load
 
+HYDRAS = (HydraException, OmegaConfBaseException)
+
 
 @contextlib.contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
@@ -23,7 +24,9 @@ def mistakes_in_one_line() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (*HYDRAS, ValueError) as error:
+        if not isinstance(error, HYDRAS) and "Config group override" not in str(error):
+            raise  # a defect; Hydra answers GROUP=null with a bare ValueError
         print(f"deltalab: {load.explain(error)}", file=sys.stderr)
         sys.exit(2)
     except (DeltalabError, OSError) as error:  # OSError: no right to write, a full disk, a file in a folder's place
@@ -35,16 +38,13 @@ def mistakes_in_one_line() -> Iterator[None]:
 def run(config: DictConfig) -> None:
     """A trial in this process (with ``-m`` Hydra calls the launcher instead)."""
     from deltalab.dispatch.launch import launch_jobs, single_trial
-    from deltalab.spec.launcher import Kind, LauncherSpec
+    from deltalab.spec.launcher import LauncherSpec
 
-    settings = HydraConfig.get()
-    options = {key: value for key, value in settings.launcher.items() if key != "_target_"}
-    overrides = list(settings.overrides.task)
+    options = {key: value for key, value in HydraConfig.get().launcher.items() if key != "_target_"}
+    overrides = list(HydraConfig.get().overrides.task)
     with mistakes_in_one_line():
         launcher, asked = LauncherSpec(**options), load.launch_spec(config)
-        if asked.study is not None:
-            sys.exit(launch_jobs([overrides], launcher, asked))
-        sys.exit(single_trial(overrides, replace(launcher, kind=Kind.inline), asked))
+        sys.exit(launch_jobs([overrides], launcher, asked) if asked.study else single_trial(overrides, launcher, asked))
 
 
 def main() -> None:

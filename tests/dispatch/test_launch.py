@@ -152,6 +152,9 @@ MISTAKES = [
     (["variant.tie=true"], "variant.tie=true"),
     (["hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
     (["~tracking"], "~tracking: allowed is key=value"),
+    (["model=null"], "a group's value is missing"),
+    (["variant="], "variant=: allowed is one of"),
+    (["model=[a]"], "Could not load 'model/a'"),
 ]
 
 

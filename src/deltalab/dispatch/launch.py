@@ -10,7 +10,7 @@ from pathlib import Path
 from deltalab.dispatch.show import make_console, show_plan
 from deltalab.errors import UsageError
 from deltalab.spec import load
-from deltalab.spec.launcher import Device, LauncherSpec
+from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec
 from deltalab.spec.study import StudySpec
 from deltalab.spec.study_file import find_study, read_study
@@ -76,7 +76,8 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
     """``python launch.py`` without ``-m``: the trial the overrides compose, in this process."""
     pairs = _cell_keys(_pairs(overrides))
     study = study_from_jobs([pairs], [settings.seed], "single", settings.variant)
-    return plan_and_launch(replace(study, question="one trial"), {}, launcher, settings)
+    inline = replace(launcher, kind=Kind.inline)
+    return plan_and_launch(replace(study, question="one trial"), {}, inline, settings)
 
 
 def _named_study(name: str, group: list[dict[str, str]]) -> tuple[StudySpec, dict[str, str]]:

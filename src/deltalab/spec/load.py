@@ -181,7 +181,7 @@ def explain(error: BaseException) -> str:
     """
     text = " ".join(line.strip() for line in str(error).splitlines())
     cause = error.__cause__
-    if choice := re.search(r"Could not find '(.+)/(.+?)'\s+Available options in '.+?': (.*?) Config search path", text):
+    if choice := re.search(r"Could not find '(.+)/(.*?)'\s+Available options in '.+?': (.*?) Config search path", text):
         group, name, options = choice.groups()
         return f"{group}={name}: allowed is one of {', '.join(options.split())}"
     if unknown := re.search(r"Could not override '(.+?)'", text):
@@ -190,6 +190,8 @@ def explain(error: BaseException) -> str:
         return f"{unknown[1]}: no such key" + (f"; allowed is one of {', '.join(known)}" if known else "")
     if merging := re.search(r"Error merging override (.+?=.*)", text):
         return f"{merging[1]}: {str(cause).splitlines()[0]}"
+    if "Config group override" in text:  # Hydra does not say which
+        return "a group's value is missing; allowed is group=choice, as --help lists them"
     if "Ambiguous value" in text:
         return re.sub(r"\s*1\. To use.*", "; several values need -m (multirun)", text)
-    return re.sub(r"\s*See https://\S+.*", "", text)
+    return re.sub(r"\s*(See https://\S+|Config search path:).*", "", text)
