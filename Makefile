@@ -10,11 +10,11 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check bench dashboard clean
+.PHONY: help install quickstart test test-slurm check bench dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Set up .venv with pinned torch and everything for development
 
@@ -31,8 +31,11 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 	$(BIN)/python -m analysis.compare quickstart
 	@echo "Look at the runs in MLflow: $${MLFLOW_TRACKING_URI:-make dashboard}"
 
-test: install ## Run the whole test suite on the CPU (ARGS="-k plan" goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## Run the test suite on the CPU (ARGS="-k plan" goes to pytest)
+	$(BIN)/python -m pytest -m "not slurm and not gpu" $(ARGS)
+
+test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
+	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
 
 check: install ## Lint, formatting, types, import contracts
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from deltalab.errors import DeltalabError
 from deltalab.spec import load
 
+FLAGS = {"--yes": "confirmed=true", "--json": "json=true"}
 HYDRAS = (HydraException, OmegaConfBaseException)
 
 
@@ -38,18 +39,17 @@ def mistakes_in_one_line() -> Iterator[None]:
 def run(config: DictConfig) -> None:
     """A trial in this process (with ``-m`` Hydra calls the launcher instead)."""
     from deltalab.dispatch.launch import launch_jobs, single_trial
-    from deltalab.spec.launcher import LauncherSpec
 
-    options = {key: value for key, value in HydraConfig.get().launcher.items() if key != "_target_"}
     overrides = list(HydraConfig.get().overrides.task)
     with mistakes_in_one_line():
-        launcher, asked = LauncherSpec(**options), load.launch_spec(config)
+        launcher, asked = load.launcher_of(HydraConfig.get().launcher), load.launch_spec(config)
         sys.exit(launch_jobs([overrides], launcher, asked) if asked.study else single_trial(overrides, launcher, asked))
 
 
 def main() -> None:
     """Register the schemas and hand over to Hydra."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach us instead of Hydra's own printer
+    sys.argv = [FLAGS.get(argument, argument) for argument in sys.argv]
     load.register()
     with mistakes_in_one_line():
         run()

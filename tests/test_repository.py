@@ -76,8 +76,10 @@ class TestConfiguration:
 
     def test_a_field_and_a_spec_module_per_group(self) -> None:
         fields = {f.name: f.type for f in dataclasses.fields(load.LaunchConfig) if dataclasses.is_dataclass(f.type)}
-        assert tuple(fields) == load.GROUPS
+        assert tuple(fields) == (*load.GROUPS, "sweep")  # sweep takes the keys of a study file
         for group, spec in fields.items():
+            if group == "sweep":
+                continue
             module = importlib.import_module(f"deltalab.spec.{group}")
             assert getattr(module, f"{group.capitalize()}Spec") is spec
         assert LauncherSpec.__module__ == "deltalab.spec.launcher"
@@ -92,9 +94,7 @@ class TestConfiguration:
 
     @pytest.mark.parametrize("name", choices("hydra/launcher"))
     def test_every_launcher_composes(self, name: str) -> None:
-        options = dict(load.compose([f"hydra/launcher={name}"]).hydra.launcher)
-        assert options.pop("_target_") == load.LAUNCHER_TARGET
-        assert LauncherSpec(**options).kind.value == name
+        assert load.launcher([f"hydra/launcher={name}"]).kind.value == name
 
     @pytest.mark.parametrize("name", SWEEPS)
     def test_every_study_is_read_and_planned(self, name: str, tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ class TestConfiguration:
         assert study.question
         assert plan.warnings == []
         assert all(abs(cell.mismatch) <= 0.005 for cell in plan.cells if cell.excluded is None)
-        assert len(plan.specs) == len(study.seeds) * sum(cell.excluded is None for cell in plan.cells)
+        tuned = len(study.tune.grid) * len(study.tune.seeds) if study.tune else len(study.seeds)
+        assert len(plan.specs) == tuned * sum(cell.excluded is None for cell in plan.cells)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +163,10 @@ class TestMakefile:
 
     def test_the_suite_gets_the_arguments(self, checkout: Path) -> None:
         make(checkout, "test", "ARGS=-k plan")
-        assert calls(checkout) == ["-m pytest -k plan"]
+        assert calls(checkout) == ["-m pytest -m not slurm and not gpu -k plan"]
+        (checkout / "calls").unlink()
+        make(checkout, "test-slurm", "ARGS=-k plan")
+        assert calls(checkout) == ["-m pytest -rs -m slurm tests/slurm -k plan"]
 
     def test_the_dashboard_is_light_and_local(self, checkout: Path) -> None:
         assert "make: no runs/mlflow.db yet" in make(checkout, "dashboard", code=2).stderr
@@ -212,7 +216,20 @@ class TestContinuousIntegration:
         subprocess.run(["bash", "-n", script], check=True)
         text = script.read_text()
         assert "set -euo pipefail" in text
-        assert re.findall(r"^step make (\w+)", text, re.MULTILINE) == ["install", "check", "test"]
+        assert re.findall(r"^ *step make (\S+)", text, re.MULTILINE) == ["install", "check", "test", "test-slurm"]
+
+    @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
+    def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:
+        (tmp_path / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+        program(tmp_path / "bin/make", 'echo "$@" >> calls')
+        program(tmp_path / "bin/apt-get", "exit 1")
+        program(tmp_path / "bin/id", f"echo {user}")
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        done = subprocess.run([tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert calls(tmp_path) == ["install", "check", "test", *(["test-slurm"] if runs else [])]
+        assert ("make test-slurm: left out, it installs Slurm" in done.stdout) is not runs
 
     def test_pre_commit_runs_what_the_environment_has(self) -> None:
         (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]

@@ -1,31 +1,31 @@
-"""``deltalab``: plan a study, follow it, bring MLflow up to date. No torch is loaded here."""
+"""``deltalab``: plan studies, follow and steer trials, look after the runs folder. No torch is loaded here."""
 
 import json
 import os
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.prompt import Prompt
 
-from deltalab.dispatch.show import make_console
 from deltalab.errors import DeltalabError, NotFoundError
 from deltalab.study import ledger
-from deltalab.track.journal import Record, State
 
 app = typer.Typer(
-    help="Plan and follow ablation studies of gated delta-rule language models.",
+    help="Plan, follow and steer ablation studies of gated delta-rule language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 Runs = Annotated[Path, typer.Option(help="The runs folder.", envvar="DELTALAB_RUNS")]
 RUNS = Path("runs")
-STYLES = {State.completed: "green", State.failed: "red", State.lost: "red", State.diverged: "yellow"}
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+Study = Annotated[str | None, typer.Option(help="The study a cell is looked for in; the newest when left out.")]
+TRIAL = "A trial's id or the beginning of one, a cell (variant=kda seed=1), or a study."
 
 
 @app.command()
@@ -33,36 +33,111 @@ def plan(
     study: Annotated[str, typer.Argument(help="A study in sweeps/, or a file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides for every cell.")] = None,
     runs: Runs = RUNS,
+    as_json: Json = False,
 ) -> None:
     """Print what a study would run and what it costs."""
     from deltalab.dispatch.launch import plan_named
-    from deltalab.dispatch.show import show_plan
+    from deltalab.dispatch.show import make_console, plan_json, show_plan
+    from deltalab.spec.load import launcher
 
-    show_plan(make_console(), plan_named(study, overrides or [], runs))
+    given = overrides or []
+    how = launcher([part for part in given if part.startswith("hydra")])
+    made = plan_named(study, given, runs.resolve())
+    if as_json:
+        print(json.dumps(plan_json(made, how), indent=1))
+    else:
+        show_plan(make_console(), made, how)
 
 
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A launched study; the newest when left out.")] = None,
     runs: Runs = RUNS,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every two seconds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every two seconds until nothing runs.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="A row per trial, also where there are many.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show states and present figures of a study's trials."""
-    launched = ledger.list_studies(runs)
-    if study is None and not launched:
-        raise NotFoundError(f"runs={runs}: no study was launched from here; start with python launch.py -m study=NAME")
-    name = study or launched[0]
+    """Show states, progress, present figures, rate and time to go of a study's trials."""
+    from deltalab.dispatch.states import Observer
+    from deltalab.dispatch.status import Status
+
+    name, observer = _study_or_newest(runs, study), Observer(runs)
+    present = Status(observer, name)
     if as_json:
-        rows = [{"trial": t, "cell": c, "seed": s, **_plain(r)} for t, c, s, r in _rows(runs, name)]
-        print(json.dumps({"study": name, "trials": rows}, indent=1))
+        print(json.dumps(present.json(), indent=1))
     elif watch:
-        with Live(_status_table(runs, name), console=make_console(), refresh_per_second=2) as live:
-            while True:
+        with Live(present.table(trials), console=_console(), refresh_per_second=2) as live:
+            while not present.over:
                 time.sleep(2)
-                live.update(_status_table(runs, name))
+                present = Status(observer, name)
+                live.update(present.table(trials))
     else:
-        make_console().print(_status_table(runs, name))
+        _console().print(present.table(trials))
+
+
+@app.command()
+def logs(
+    trial: Annotated[str, typer.Argument(help=TRIAL)],
+    runs: Runs = RUNS,
+    study: Study = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial ends.")] = False,
+) -> None:
+    """Print a trial's log: standard output and error of all its runs."""
+    from deltalab.dispatch.states import Observer
+    from deltalab.dispatch.steer import find_one, read_log
+
+    read_log(Observer(runs), find_one(runs, trial, study).trial, follow, sys.stdout.buffer.write)
+
+
+@app.command()
+def cancel(
+    trials: Annotated[list[str], typer.Argument(help=TRIAL)],
+    runs: Runs = RUNS,
+    study: Study = None,
+) -> None:
+    """Cancel trials: those that wait leave the queue, those that run write a checkpoint and stop."""
+    from deltalab.dispatch import steer
+    from deltalab.dispatch.states import Observer
+
+    named = {n.trial: n for text in trials for n in steer.find(runs, text, study)}
+    done, asked = steer.cancel(Observer(runs), list(named))
+    ended = len(named) - len(done) - len(asked)
+    parts = [f"{len(done)} cancelled"] if done else []
+    parts += [f"{len(asked)} running, asked to checkpoint and stop"] if asked else []
+    parts += [f"{ended} had ended already"] if ended else []
+    _console().print(", ".join(parts) + "; deltalab retry runs them again", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def retry(
+    trials: Annotated[list[str] | None, typer.Argument(help=f"{TRIAL} The newest study when left out.")] = None,
+    runs: Runs = RUNS,
+    study: Study = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Of a study, the failed trials only.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="Of a study, the lost trials only.")] = False,
+    code: Annotated[
+        str | None, typer.Option(help="submitted or current: which code, where it has changed since.")
+    ] = None,
+    launcher: Annotated[
+        list[str] | None, typer.Option("--set", help="How to run, e.g. hydra/launcher=slurm; as before when left out.")
+    ] = None,
+) -> None:
+    """Run trials again: failed and lost ones of a study, or those named by id or cell whatever ended them."""
+    from deltalab.dispatch.retry import retry_trials
+
+    wanted = trials or [study or _study_or_newest(runs, None)]
+    sys.exit(
+        retry_trials(
+            runs.resolve(),
+            wanted,
+            study,
+            failed,
+            lost,
+            code,
+            launcher or [],
+            ask=_ask_which_code if sys.stdin.isatty() else None,
+        )
+    )
 
 
 @app.command()
@@ -79,9 +154,7 @@ def sync(
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)
     sent = mirror.sync()
-    make_console().print(
-        f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False
-    )
+    _console().print(f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False)
 
 
 def main() -> None:
@@ -99,41 +172,19 @@ def main() -> None:
         sys.exit(1)
 
 
-def _rows(runs: Path, name: str) -> list[tuple[str, str, int, Record]]:
-    cells = ledger.read_study(runs, name).cells
-    return [(t, c.name, s, ledger.record_of(runs, t)) for c in cells for s, t in c.trials.items()]
+def _study_or_newest(runs: Path, study: str | None) -> str:
+    launched = ledger.list_studies(runs)
+    if study is None and not launched:
+        raise NotFoundError(f"runs={runs}: no study was launched from here; start with python launch.py -m study=NAME")
+    return study or launched[0]
 
 
-def _plain(record: Record) -> dict[str, object]:
-    return {
-        "state": record.state.value,
-        "step": record.step,
-        "seconds": round(record.seconds, 1),
-        "error": record.details.get("error"),
-        "metrics": {name: record.last(name) for name in record.metrics},
-    }
+def _ask_which_code(files: list[str]) -> str:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return Prompt.ask(f"{files[0]}{more} changed since; run which code?", choices=["submitted", "current"])
 
 
-def _status_table(runs: Path, name: str) -> Table:
-    rows = _rows(runs, name)
-    counts = Counter(record.state for *_, record in rows)
-    said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
-    table = Table(title=f"{name}: {len(rows)} trials, {said}", title_justify="left")
-    for column, justify in (("trial", "left"), ("cell", "left"), ("seed", "right"), ("state", "left")):
-        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
-    for column in ("step", "loss", "accuracy", "seconds"):
-        table.add_column(column, justify="right")
-    for trial, cell, seed, record in rows:
-        loss = record.last("eval/loss") or record.last("train/loss")
-        accuracy = record.last("eval/accuracy") or record.last("train/accuracy")
-        table.add_row(
-            trial,
-            cell,
-            str(seed),
-            f"[{STYLES.get(record.state, 'default')}]{record.state.value}[/]",
-            str(record.step),
-            "" if loss is None else f"{loss:.4f}",
-            "" if accuracy is None else f"{accuracy:.4f}",
-            f"{record.seconds:.0f}",
-        )
-    return table
+def _console() -> Console:
+    from deltalab.dispatch.show import make_console
+
+    return make_console()

@@ -6,6 +6,7 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 │   ├── StudyError             a study file is wrong (file, key, value, what is allowed)
 │   └── NotFoundError          a study, trial or file that does not exist
 ├── TrialFailed                a trial of a launch failed; its traceback is in its log
+├── DiskFull                   the run directory's disk is full; the trial can continue from its checkpoint
 └── Busy                       another live process holds the trial
 """
 
@@ -61,6 +62,10 @@ class NotFoundError(UsageError):
 
 class TrialFailed(DeltalabError):
     """At least one trial of a launch failed."""
+
+
+class DiskFull(DeltalabError):
+    """The run directory's disk is full; the trial can continue from its checkpoint."""
 
 
 class Busy(DeltalabError):

@@ -37,7 +37,7 @@ def test_a_study_runs_is_shown_and_is_not_run_twice(desk: Desk) -> None:
     first = desk.launch("-m", f"study={path}", *LOCAL, QUIET)
     assert first.returncode == 0, first.stderr
     assert desk.states() == [State.completed] * 4
-    assert "4 trials over seeds 0, 1: 4 planned" in first.stdout
+    assert "4 trials over seeds 0, 1: 4 would run" in first.stdout
     assert first.stdout.count("✓") == 4
     assert "ask: 4 completed in" in first.stdout
     before = {trial: (ledger.trial_dir(desk.runs, trial) / journal.FILE).read_bytes() for trial in desk.trials()}
@@ -217,7 +217,7 @@ def test_the_plan_is_shown_without_anything_written(desk: Desk) -> None:
     path = desk.study(TWO_CELLS)
     for done in (desk.deltalab("plan", path, "train.steps=7"), desk.launch("-m", f"study={path}", "plan=true")):
         assert done.returncode == 0, done.stderr
-        assert "4 trials over seeds 0, 1: 4 planned" in done.stdout
+        assert "4 trials over seeds 0, 1: 4 would run" in done.stdout
         assert "gated_delta_net_2_wide" in done.stdout
     assert not (desk.runs / "trials").exists()
     assert not (desk.runs / "studies").exists()

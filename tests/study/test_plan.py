@@ -6,9 +6,9 @@ import pytest
 
 from deltalab.dispatch.launch import plan_study
 from deltalab.errors import StudyError, UsageError
-from deltalab.spec.study_file import read_study
+from deltalab.spec.study_file import parse_study, read_study
 from deltalab.study import ledger
-from deltalab.study.plan import study_from_jobs
+from deltalab.study.plan import plain_study
 from deltalab.track.journal import Journal, State
 from tests.specs import TWO_CELLS, study_file
 
@@ -84,14 +84,14 @@ def test_states_come_from_the_journals(tmp_path: Path) -> None:
 
 def test_a_multirun_is_a_study_of_what_varies() -> None:
     jobs = [{"variant": v, "train.lr": lr, "train": "smoke"} for v in ("kda", "delta_net") for lr in ("1e-3", "3e-3")]
-    study = study_from_jobs(jobs, [0, 1], "m", "kda")
+    study = parse_study(plain_study(jobs, [0, 1], "kda"), "command line", "m")
     assert set(study.factors) == {"variant", "train.lr"}
     assert study.baseline == {"variant": "kda", "train.lr": "1e-3"}
     assert study.overrides == {"train": "smoke"}
 
 
 def test_a_multirun_over_seeds_alone_is_one_cell(tmp_path: Path) -> None:
-    plan = plan_study(study_from_jobs([{}], [0, 1, 2], "m", "kda"), {}, tmp_path)
+    plan = plan_study(parse_study(plain_study([{}], [0, 1, 2], "kda"), "command line", "m"), {}, tmp_path)
     assert len(plan.cells) == 1
     assert len(plan.specs) == 3
     assert plan.cells[0].levels == {"variant": "kda"}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from deltalab.errors import UsageError
 from deltalab.spec.launcher import Device
@@ -17,36 +16,12 @@ from deltalab.train.loop import build_model
 from deltalab.train.optim import learning_rate, make_optimizer
 from deltalab.train.trial import run_trial
 from tests.specs import VARIANTS, trial
-
-TIMING = "train/tokens_per_second"
+from tests.train.runs import StopAt, assert_equal, outcome
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-class StopAt:
-    """Asks to stop once the trainer has asked this many times."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
-def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, float]]]:
-    metrics = journal.read(folder).metrics
-    return load_file(folder / "model.safetensors"), {k: v for k, v in metrics.items() if k != TIMING}
-
-
-def assert_equal(one: Path, other: Path) -> None:
-    (weights, metrics), (expected, recorded) = outcome(one), outcome(other)
-    assert metrics == recorded
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,23 +1,34 @@
-"""What a worker runs: run directories, one after another. It reads each frozen config there and nothing else."""
+"""What a worker runs: run directories, one after another. It reads each frozen config there and nothing else.
+
+The local pool calls ``run_trials``; a task of a Slurm array (dispatch.task) calls ``run_all``.
+"""
 
 import contextlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from deltalab.errors import Busy, TrialFailed
 from deltalab.spec.launcher import Device
+from deltalab.study import estimates
 from deltalab.study.ledger import load_spec
 from deltalab.track import journal
-from deltalab.track.claim import claimed
-from deltalab.track.journal import State
+from deltalab.track.claim import STALE_SECONDS, claimed
+from deltalab.track.journal import Journal, State
+
+if TYPE_CHECKING:
+    from deltalab.train.distributed import World
 
 LOG = "log.txt"
+CANCEL = "cancel"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+BUSY_SECONDS = 1.5 * STALE_SECONDS
+"""How long a worker waits for a trial that another process claims: a holder that died elsewhere is stale by then."""
 
 
 class StopSignal:
@@ -45,63 +56,204 @@ class StopSignal:
                 signal.signal(number, handler)
 
 
+class Cancelled:
+    """Whether a trial alone is asked to stop for good, by a file in its run directory; looked for at heartbeats."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._marker = run_dir / CANCEL
+        self.asked = False
+
+    def look(self) -> bool:
+        """Look for the file."""
+        self.asked = self._marker.exists()
+        return self.asked
+
+    def done(self) -> None:
+        """Take the request away."""
+        self._marker.unlink(missing_ok=True)
+
+
 def run_trials(run_dirs: list[str], device: str, threads: int, gpu: str) -> None:
-    """Run trials in this worker process, each with its output in its own log.
+    """Run trials in a worker process of the local pool, each with its output in its own log.
 
     Args:
         run_dirs: run directories with a frozen config.
         device: a ``Device`` value.
         threads: CPU threads for torch.
-        gpu: index or UUID of the GPU to use, "" for none.
+        gpu: indices or UUIDs of the GPUs to use, "" for none.
 
     Raises:
         TrialFailed: at least one failed (after the others ran), so that the scheduler sees a failed job.
     """
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    failed = []
+    if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", "1")) > 1:
+        name_ranks()
     with StopSignal().listening() as stop:
-        for folder in map(Path, run_dirs):
-            if stop():
-                break
-            try:
-                with _output_to(folder / LOG):
-                    run_logged(folder, Device(device), threads, stop)
-            except Exception:  # the others go on
-                failed.append(folder)
+        run_all([Path(folder) for folder in run_dirs], Device(device), threads, stop)
+
+
+def name_ranks() -> None:
+    """Put what ``torchrun`` would say (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR …) into the environment."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+
+
+def run_all(folders: list[Path], device: Device, threads: int, stop: StopSignal) -> None:
+    """Run trials one after another; those that another process holds are waited for at the end.
+
+    Raises:
+        TrialFailed: at least one trial's state is failed when all are through.
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    failed: dict[Path, Exception | None] = {}
+    with _world(device) as world:
+        waiting = list(folders)
+        for patience in (0.0, BUSY_SECONDS):
+            waiting = [
+                folder for folder in waiting if not _attempted(folder, device, threads, stop, world, patience, failed)
+            ]
+    for folder in folders:
+        if folder not in failed and journal.glance(folder).state is State.failed:
+            failed[folder] = None  # before this job was requeued
     if failed:
-        raise TrialFailed("; ".join(f"{folder.name} failed, see {folder / LOG}" for folder in failed))
+        cause = next((error for error in failed.values() if error is not None), None)
+        raise TrialFailed("; ".join(f"{f.name} failed, see {f / LOG}" for f in failed)) from cause
 
 
-def run_logged(run_dir: Path, device: Device, threads: int, stop: StopSignal) -> None:
-    """``run_one`` with what happened on standard error; a trial that another process runs is left to it."""
+def _attempted(
+    folder: Path,
+    device: Device,
+    threads: int,
+    stop: StopSignal,
+    world: "World | None",
+    patience: float,
+    failed: dict[Path, Exception | None],
+) -> bool:
+    """Whether a trial needs no further attempt; an error is noted and the others go on, unless ranks share them."""
+    if stop():
+        return True
     try:
-        run_one(run_dir, device, threads, stop)
+        with _output_to(folder / LOG):
+            run_logged(folder, device, threads, stop, world, patience)
+    except Busy:
+        return False
+    except Exception as error:
+        failed[folder] = error
+        if world is not None:
+            raise TrialFailed(f"{folder.name} failed, see {folder / LOG}") from error
+    return True
+
+
+def run_logged(
+    run_dir: Path,
+    device: Device,
+    threads: int,
+    stop: StopSignal,
+    world: "World | None" = None,
+    patience: float = 0.0,
+) -> None:
+    """``run_one`` with what happened on standard error."""
+    try:
+        run_one(run_dir, device, threads, stop, world, patience)
     except Busy as busy:
         print(busy)
+        raise
     except Exception:
         traceback.print_exc()
         raise
 
 
-def run_one(run_dir: Path, device: Device, threads: int, stop: StopSignal) -> State:
-    """Claim a trial and run it, unless it is completed.
+def run_one(
+    run_dir: Path,
+    device: Device,
+    threads: int,
+    stop: Callable[[], bool],
+    world: "World | None" = None,
+    patience: float = 0.0,
+) -> State:
+    """Claim a trial and run it, unless it has ended. Of several ranks the main one claims.
+
+    Args:
+        run_dir: the run directory.
+        device: where to train.
+        threads: CPU threads for torch.
+        stop: asked before every step.
+        world: the processes that train it together, None for this one alone.
+        patience: seconds to wait for a claim that beats.
 
     Raises:
         Busy: another live process runs it.
         Exception: whatever made the trial fail.
     """
-    with claimed(run_dir):
-        state = journal.read(run_dir).state
-        if state is State.completed:
+    cancelled = Cancelled(run_dir)
+    with contextlib.ExitStack() as held:
+        state: State | Busy | None = None
+        if world is None or world.main:
+            try:
+                held.enter_context(claimed(run_dir, patience, cancelled.look))
+                state = _ended(run_dir, cancelled)
+            except Busy as busy:
+                state = busy
+        state = state if world is None else world.share(state)
+        if isinstance(state, Busy):
+            raise state
+        if state is not None:
             return state
-        spec = load_spec(run_dir)
-        import torch
+        return _run(run_dir, device, threads, lambda: cancelled.asked or stop(), world, cancelled)
 
-        from deltalab.train.trial import run_trial
 
-        torch.set_num_threads(threads)
-        return run_trial(spec, run_dir, device, stop)
+def _ended(run_dir: Path, cancelled: Cancelled) -> State | None:
+    """The state of a trial that is not to be run, None when it is; a request to cancel is granted here."""
+    state = journal.glance(run_dir).state
+    if state.terminal:
+        cancelled.done()
+        return state
+    if cancelled.look():
+        Journal(run_dir).state(State.cancelled)
+        cancelled.done()
+        return State.cancelled
+    return None
+
+
+def _run(
+    run_dir: Path,
+    device: Device,
+    threads: int,
+    stop: Callable[[], bool],
+    world: "World | None",
+    cancelled: Cancelled,
+) -> State:
+    """Train; note what it took, and why it stopped."""
+    spec = load_spec(run_dir)
+    import torch
+
+    from deltalab.train.distributed import ALONE
+    from deltalab.train.trial import run_trial
+
+    torch.set_num_threads(threads)
+    state = run_trial(spec, run_dir, device, stop, world or ALONE)
+    if world is not None and not world.main:
+        return state
+    if state is State.completed:
+        estimates.learn(run_dir.parents[1], spec, run_dir)
+    elif state is State.preempted and cancelled.look():
+        state = State.cancelled
+        Journal(run_dir).state(state)
+    cancelled.done()
+    return state
+
+
+@contextlib.contextmanager
+def _world(device: Device) -> Iterator["World | None"]:
+    """The processes that train together, where the environment names several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    from deltalab.train.distributed import joined
+
+    with joined(device) as world:
+        yield world
 
 
 @contextlib.contextmanager

@@ -1,25 +1,64 @@
 """From Hydra's overrides to launched studies: the part behind ``python launch.py``."""
 
 import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from deltalab.dispatch.show import make_console, show_plan
+from rich.console import Console
+from rich.prompt import Confirm
+
+from deltalab.dispatch import snapshot
+from deltalab.dispatch.show import make_console, plan_json, show_plan
+from deltalab.dispatch.states import Observer
 from deltalab.errors import UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
-from deltalab.spec.load import LaunchSpec
+from deltalab.spec.load import LaunchSpec, Planning
 from deltalab.spec.study import StudySpec
-from deltalab.spec.study_file import find_study, read_study
-from deltalab.study.plan import Plan, hydra_overrides, make_plan, study_from_jobs
+from deltalab.spec.study_file import COMMAND_LINE, find_study, parse_study, read_study
+from deltalab.study import estimates
+from deltalab.study.ledger import CellRecord, trial_dir
+from deltalab.study.plan import Plan, hydra_overrides, make_plan, plain_study
 from deltalab.study.resolve import resolve
-from deltalab.track.provenance import gpus, provenance
+from deltalab.track.journal import State
+from deltalab.track.provenance import gpus
 
-LAUNCH_KEYS = ("study", "plan", "runs", "seed", "tracking")
+if TYPE_CHECKING:
+    from deltalab.dispatch.submit import Launch
+
+LAUNCH_KEYS = ("study", "sweep", "plan", "confirmed", "json", "runs", "seed", "tracking")
 """Keys of the command line that steer the launch and are not part of a cell."""
+COMPUTING = tuple(f"src/deltalab/{part}/" for part in ("data", "evals", "kernels", "mixers", "model", "train"))
+"""Code that a trial's numbers depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A study as the command line asks for it.
+
+    Attributes:
+        study: the question.
+        overrides: key → value for every cell.
+    """
+
+    study: StudySpec
+    overrides: Mapping[str, str]
+
+    def plan(self, observer: Observer) -> Plan:
+        """The plan as things stand, its cells composed through Hydra's configuration."""
+        made = make_plan(
+            self.study,
+            self.overrides,
+            lambda parts: resolve(load.trial_spec(load.compose(parts))),
+            observer.runs,
+            observer.records,
+        )
+        return replace(made, warnings=[*made.warnings, *_other_code(made, observer.runs)])
 
 
 def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings: LaunchSpec) -> int:
@@ -37,64 +76,143 @@ def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings:
     code = 0
     for name in dict.fromkeys(pair.get("study") for pair in pairs):
         group = [pair for pair in pairs if pair.get("study") == name]
-        study, overrides = (
-            _named_study(name, group) if name not in (None, "null") else (_jobs_study(group, settings.variant), {})
-        )
-        code = max(code, plan_and_launch(study, overrides, launcher, settings))
+        if name in (None, "null"):
+            request = _jobs_request(group, settings)
+        else:
+            request = _named_request(name, group, settings.sweep)
+        code = max(code, plan_and_launch(request, launcher, settings))
     return code
-
-
-def plan_named(name: str, overrides: Sequence[str], runs: Path) -> Plan:
-    """The plan that ``python launch.py -m study=NAME OVERRIDES plan=true`` shows."""
-    return plan_study(*_named_study(name, [_pairs(overrides)]), runs)
-
-
-def plan_and_launch(
-    study: StudySpec, overrides: Mapping[str, str], launcher: LauncherSpec, settings: LaunchSpec
-) -> int:
-    """Plan a study and, unless ``plan=true``, run it; returns the exit code."""
-    console = make_console()
-    runs = settings.runs
-    plan = plan_study(study, overrides, runs)
-    if settings.plan:
-        show_plan(console, plan)
-        return 0
-    if launcher.device is Device.cuda and not gpus():
-        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
-    from deltalab.dispatch.submit import launch
-
-    command = "python " + shlex.join(sys.argv)
-    return launch(plan, launcher, settings.tracking, runs, command, provenance(load.ROOT), console)
-
-
-def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Plan:
-    """A study's plan, its cells composed through Hydra's configuration."""
-    return make_plan(study, overrides, lambda parts: resolve(load.trial_spec(load.compose(parts))), runs)
 
 
 def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: LaunchSpec) -> int:
     """``python launch.py`` without ``-m``: the trial the overrides compose, in this process."""
     pairs = _cell_keys(_pairs(overrides))
-    study = study_from_jobs([pairs], [settings.seed], "single", settings.variant)
-    inline = replace(launcher, kind=Kind.inline)
-    return plan_and_launch(replace(study, question="one trial"), {}, inline, settings)
+    plain = plain_study([pairs], [settings.seed], settings.variant) | {"question": "one trial"}
+    request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})
+    return plan_and_launch(request, replace(launcher, kind=Kind.inline), settings)
 
 
-def _named_study(name: str, group: list[dict[str, str]]) -> tuple[StudySpec, dict[str, str]]:
-    study = read_study(find_study(name, load.ROOT / "sweeps"))
+def plan_named(name: str, overrides: Sequence[str], runs: Path) -> Plan:
+    """The plan that ``python launch.py -m study=NAME OVERRIDES plan=true`` shows."""
+    return _named_request(name, [_pairs(overrides)], {}).plan(Observer(runs))
+
+
+def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Plan:
+    """A study's plan as things stand in a runs folder."""
+    return Request(study=study, overrides=overrides).plan(Observer(runs))
+
+
+def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSpec) -> int:
+    """Plan a study and, unless ``plan`` says otherwise, run it; returns the exit code."""
+    from deltalab.dispatch import slurm
+    from deltalab.dispatch.submit import Launch
+
+    console, observer = make_console(stderr=settings.json), Observer(settings.runs)
+    plan = request.plan(observer)
+    launch = Launch(
+        replan=lambda: request.plan(observer),
+        launcher=launcher,
+        tracking=settings.tracking,
+        observer=observer,
+        root=load.ROOT,
+        command="python " + shlex.join(sys.argv),
+        arguments=sys.argv[1:],
+        console=console,
+    )
+    if launcher.kind is Kind.slurm and settings.plan is not Planning.true:
+        slurm.refuse_without_slurm()
+    elif launcher.device is Device.cuda and settings.plan is not Planning.true and not gpus():
+        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
+    if settings.plan is Planning.calibrate:
+        _calibrate(plan, launch, console)
+        plan = request.plan(observer)
+    if settings.json:
+        print(json.dumps(plan_json(plan, launcher), indent=1))
+    if settings.plan is not Planning.false:
+        if not settings.json:
+            show_plan(console, plan, launcher)
+        return 0
+    if not settings.json:
+        show_plan(console, plan, launcher)
+    _confirm(plan, launcher, settings.confirmed)
+    return launch.run(plan)
+
+
+def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
+    """Run a few steps of every shape that was never measured; each is an ordinary trial, named by no study."""
+    specs, cells = {}, []
+    for trial in plan.unmeasured:
+        spec = plan.specs[trial]
+        steps = min(estimates.CALIBRATION_STEPS, spec.train.steps)
+        train = replace(spec.train, steps=steps, log_every=1, checkpoint_every=0)
+        spec = replace(spec, train=train, eval=replace(spec.eval, every=0))
+        specs[spec.trial_id] = spec
+        cells.append(CellRecord(name=plan.names[trial], levels={}, overrides={}, trials={spec.seed: spec.trial_id}))
+    if not specs:
+        console.print("Every shape was measured before; nothing to calibrate.", highlight=False)
+        return
+    study = replace(plan.study, name=f"{plan.study.name}-calibration", question="calibration", factors={}, tune=None)
+    measured = Plan(study=study, cells=cells, specs=specs, records=launch.observer.records(specs))
+    tracking = replace(launch.tracking, mlflow=False)
+    replace(launch, replan=lambda: measured, tracking=tracking, arguments=[]).run(measured)
+
+
+def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:
+    """Ask before a study that costs more than the launcher's threshold.
+
+    Raises:
+        UsageError: nobody is there to be asked, or the answer is no.
+    """
+    seconds = plan.seconds(t for t in plan.specs if plan.records[t].state not in (State.running, State.queued))
+    hours = (seconds or 0.0) / 3600 * launcher.processes
+    if hours <= launcher.confirm_gpu_hours or confirmed:
+        return
+    said = f"{plan.study.name} takes about {hours:,.1f} {'GPU' if gpus() else 'worker'}-hours"
+    if sys.stdin.isatty() and Confirm.ask(f"{said}; launch it?", default=False):
+        return
+    limit = f"hydra.launcher.confirm_gpu_hours={launcher.confirm_gpu_hours:g}"
+    raise UsageError(f"{limit}: {said}; --yes launches it, plan=true shows it")
+
+
+def _other_code(plan: Plan, runs: Path) -> list[str]:
+    """A warning where trials were run, or begun, by other code than today's."""
+    begun = [trial for trial, record in plan.records.items() if record.started is not None]
+    by_code: dict[str, list[str]] = {}
+    for trial in begun:
+        path = trial_dir(runs, trial) / "provenance.json"
+        digest = json.loads(path.read_text()).get("snapshot") if path.exists() else None
+        by_code.setdefault(digest or "", []).append(trial)
+    warnings = []
+    for digest, trials in by_code.items():
+        files = snapshot.changed(load.ROOT, runs, digest, COMPUTING) if digest else []
+        if files:
+            open_ = sum(not plan.records[trial].state.terminal for trial in trials)
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            theirs = f"; {open_} are not done, hydra.launcher.code=submitted continues with theirs" if open_ else ""
+            warnings.append(
+                f"{len(trials)} trials ran other code than today's: {files[0]}{more} changed since{theirs}"
+            )
+    return warnings
+
+
+def _named_request(name: str, group: list[dict[str, str]], sweep: dict[str, Any]) -> Request:
     common = [_cell_keys(pair) for pair in group]
     if any(other != common[0] for other in common):
         varied = next(k for k in common[0] if len({other.get(k) for other in common}) > 1)
         raise UsageError(f"{varied}: several values beside study={name}; make it a factor of the study's file")
     seeds = _seeds(group)
-    return (replace(study, seeds=seeds) if seeds else study), common[0]
+    changes = {**sweep, **({"seeds": seeds} if seeds else {})}
+    return Request(study=read_study(find_study(name, load.ROOT / "sweeps"), changes), overrides=common[0])
 
 
-def _jobs_study(group: list[dict[str, str]], variant: str) -> StudySpec:
+def _jobs_request(group: list[dict[str, str]], settings: LaunchSpec) -> Request:
     common = [_cell_keys(pair) for pair in group]
     asked = sorted(" ".join(hydra_overrides(pair)) for pair in common)
+    asked += [json.dumps(settings.sweep, sort_keys=True)] if settings.sweep else []
     digest = hashlib.sha256("\n".join(dict.fromkeys(asked)).encode()).hexdigest()[:8]
-    return study_from_jobs(common, _seeds(group) or [0], f"multirun-{digest}", variant)
+    plain = plain_study(common, _seeds(group) or [0], settings.variant) | settings.sweep
+    name = str(plain.pop("name", f"multirun-{digest}"))
+    return Request(study=parse_study(plain, COMMAND_LINE, name), overrides={})
 
 
 def _seeds(group: list[dict[str, str]]) -> list[int]:

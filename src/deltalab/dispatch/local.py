@@ -1,4 +1,4 @@
-"""The local pool: submitit workers on this machine and a queue of trials; one GPU a worker where there are GPUs."""
+"""The local pool: submitit workers on this machine and a queue of trials; GPUs divided among the workers."""
 
 import contextlib
 import os
@@ -11,7 +11,9 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
+from deltalab.dispatch import snapshot
 from deltalab.dispatch.job import run_trials
+from deltalab.errors import UsageError
 from deltalab.spec.launcher import Device, LauncherSpec
 from deltalab.track.provenance import gpus
 
@@ -25,25 +27,30 @@ class LocalPool:
     Ctrl-C does not reach the workers (SIGINT is blocked in them): ``stop`` asks them to checkpoint and end.
 
     Args:
-        launcher: workers, threads, trials per job, device.
+        launcher: workers, threads, trials per job, device, GPUs.
+        runs: the runs folder, where the workers' code is kept.
         folder: where submitit keeps its files.
+
+    Raises:
+        UsageError: a trial needs more GPUs than there are.
     """
 
-    def __init__(self, launcher: LauncherSpec, folder: Path) -> None:
-        indices = [] if launcher.device is Device.cpu else visible_gpus()
+    def __init__(self, launcher: LauncherSpec, runs: Path, folder: Path) -> None:
+        self._gpus = gpu_shares(launcher)
         cores = len(os.sched_getaffinity(0))
-        self.workers = launcher.workers or len(indices) or max(2, cores // 2)
-        self.threads = launcher.threads or max(1, cores // self.workers)
+        self.workers = launcher.workers or len(self._gpus) or max(2, cores // 2)
+        self._processes = launcher.processes if self._gpus else 1
+        self.threads = launcher.threads or max(1, cores // (self.workers * self._processes))
         self.device = launcher.device
         self._per_job = launcher.trials_per_job
-        self._folder = folder
+        self._runs, self._folder = runs, folder
         self._slots: dict[int, Any] = dict.fromkeys(range(self.workers))
-        self._gpus = indices
-        self._queue: deque[Path] = deque()
+        self._queue: deque[tuple[Path, str]] = deque()
 
-    def add(self, run_dirs: list[Path], alone: bool = False) -> None:
-        """Queue trials; ``alone`` gives each a worker of its own from now on, so that none falls with another."""
-        self._queue.extend(run_dirs)
+    def add(self, batches: list[tuple[Path, str]], alone: bool = False) -> None:
+        """Queue trials as (run directory, digest of the code to run); ``alone`` gives each a worker of its own from
+        now on, so that none falls with another."""
+        self._queue.extend(batches)
         if alone:
             self._per_job = 1
 
@@ -66,21 +73,40 @@ class LocalPool:
 
     def _start(self, slot: int) -> Any:
         fair = max(1, len(self._queue) // (2 * self.workers))  # smaller batches towards the end, so that none waits
-        batch = [self._queue.popleft() for _ in range(min(self._per_job, fair))]
+        first, code = self._queue.popleft()
+        batch = [str(first)]
+        while self._queue and len(batch) < min(self._per_job, fair) and self._queue[0][1] == code:
+            batch.append(str(self._queue.popleft()[0]))
         executor = submitit.LocalExecutor(folder=self._folder)
-        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else ""
-        executor.update_parameters(timeout_min=MONTH_MINUTES)
-        with _sigint_blocked():
-            return executor.submit(run_trials, [str(path) for path in batch], self.device.value, self.threads, gpu)
+        gpus = self._gpus[slot % len(self._gpus)] if self._gpus else ""
+        executor.update_parameters(timeout_min=MONTH_MINUTES, tasks_per_node=self._processes)
+        with _sigint_blocked(), _environment(PYTHONPATH=snapshot.python_path(self._runs, code)):
+            return executor.submit(run_trials, batch, self.device.value, self.threads, gpus)
 
     def _collect(self, job: Any) -> None:
         """Reap the worker. Its trials' journals say how they ended; submitit's files stay only if it failed."""
         job._process.wait()
         with contextlib.suppress(UncompletedJobError):  # killed: its files tell more
-            if job.exception() is None:
-                paths = job.paths
-                for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
-                    path.unlink(missing_ok=True)
+            if all(part.exception() is None for part in job._sub_jobs or [job]):
+                for part in job._sub_jobs or [job]:
+                    paths = part.paths
+                    for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
+                        path.unlink(missing_ok=True)
+
+
+def gpu_shares(launcher: LauncherSpec) -> list[str]:
+    """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; empty where trials use none.
+
+    Raises:
+        UsageError: a trial needs more GPUs than there are.
+    """
+    found = [] if launcher.device is Device.cpu or not launcher.gpus_per_trial else visible_gpus()
+    each = launcher.gpus_per_trial
+    if found and each > len(found):
+        raise UsageError(f"hydra.launcher.gpus_per_trial={each}: allowed is up to {len(found)}, the GPUs visible here")
+    if each <= 1:
+        return found * launcher.trials_per_gpu
+    return [",".join(found[start : start + each]) for start in range(0, len(found) - each + 1, each)]
 
 
 def visible_gpus() -> list[str]:
@@ -89,6 +115,22 @@ def visible_gpus() -> list[str]:
     if masked is not None:
         return [part.strip() for part in masked.split(",") if part.strip() not in ("", "-1")]
     return [str(index) for index in range(len(gpus()))]
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Processes started in the block have these variables; a path comes before one that is set."""
+    former = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
+        os.environ[name] = os.pathsep.join(filter(None, (value, former[name])))
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -1,49 +1,211 @@
-"""The plan as a table on the terminal."""
+"""The plan on the terminal and as JSON."""
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from deltalab.dispatch.progress import duration
+from deltalab.spec.launcher import Device, Kind, LauncherSpec
+from deltalab.spec.study import Equivalence
+from deltalab.study.design import generators
+from deltalab.study.ledger import CellRecord
 from deltalab.study.plan import Plan
+from deltalab.track.journal import State
+from deltalab.track.provenance import gpus
+
+WORDS = {State.planned: "would run", State.preempted: "would resume", State.lost: "lost, would resume"}
+"""States of a plan that are said otherwise than they are called."""
+SHOWN_IDS = 4
+MIN_PREFIX = 5
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """Where plans, launches and states are shown; wide enough for them where the output is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(width=160, stderr=stderr)
 
 
-def show_plan(console: Console, plan: Plan) -> None:
+def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     """Print cells, costs, states and warnings."""
     table = Table(title=f"{plan.study.name}: {plan.study.question}".rstrip(": "), title_justify="left")
     factors = list(plan.study.factors)
     for factor in factors:
         table.add_column(factor)
-    for column in ("parameters", "Δ", "state", "cache", "FLOPs/token"):
+    for column in ("parameters", "Δ", "state", "cache", "FLOPs/token", "time/trial", "memory"):
         table.add_column(column, justify="right")
     table.add_column("trials")
+    table.add_column("ids")
+    short = prefixes(plan.specs)
     for place, cell in enumerate(plan.cells):
-        levels = [cell.levels[factor] for factor in factors]
+        levels = [cell.levels.get(factor, "") for factor in factors] or [cell.name]
         if cell.excluded is not None:
-            table.add_row(*levels, *[""] * 5, f"excluded: {cell.excluded}", style="dim")
+            table.add_row(*levels, *[""] * 7, f"excluded: {cell.excluded}", style="dim")
             continue
-        counts = Counter(plan.states[trial].value for trial in cell.trials.values())
         table.add_row(
-            *levels,
+            *(levels if factors else []),
             f"{cell.parameters:,}",
             "baseline" if place == 0 else f"{cell.mismatch:+.2%}",
             f"{cell.state_size:,}",
             f"{cell.cache_size:,}",
             f"{cell.flops_per_token:,}",
-            ", ".join(f"{count} {state}" for state, count in counts.items()),
+            *_estimate(plan, cell),
+            _standing(plan, cell),
+            _ids([*cell.trials.values()] or [t for seeds in cell.tuning.values() for t in seeds.values()], short),
         )
     console.print(table)
-    totals = Counter(state.value for state in plan.states.values())
-    console.print(
-        f"{len(plan.specs)} trial{'s' * (len(plan.specs) != 1)} over seeds {', '.join(map(str, plan.study.seeds))}: "
-        + ", ".join(f"{count} {state}" for state, count in totals.items()),
-        highlight=False,
-    )
+    for line in [*generators(plan.study), *_totals(plan, launcher)]:
+        console.print(line, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
+    """The plan for programs: every cell and trial with what it costs, and the totals."""
+    seconds = plan.seconds(plan.specs)
+    return {
+        "study": plan.study.name,
+        "question": plan.study.question,
+        "design": plan.study.design.value,
+        "generators": generators(plan.study),
+        "seeds": plan.study.seeds,
+        "cells": [
+            {
+                "name": cell.name,
+                "levels": cell.levels,
+                "excluded": cell.excluded,
+                "equivalent": cell.equivalent,
+                "tuned": cell.tuned,
+                "waits_for_tuning": cell.waits,
+                "parameters": cell.parameters,
+                "mismatch": cell.mismatch,
+                "state_size": cell.state_size,
+                "cache_size": cell.cache_size,
+                "flops_per_token": cell.flops_per_token,
+                "trials": {seed: _trial_json(plan, trial) for seed, trial in cell.trials.items()},
+                "tuning": {
+                    value: {seed: _trial_json(plan, trial) for seed, trial in seeds.items()}
+                    for value, seeds in cell.tuning.items()
+                },
+            }
+            for cell in plan.cells
+        ],
+        "totals": {
+            "trials": len(plan.specs),
+            "states": {state.value: count for state, count in Counter(plan.states.values()).items()},
+            "worker_seconds": seconds,
+            "gpu_hours": _hours(plan, launcher) if _on_gpus(launcher) else None,
+            "money": _money(plan, launcher),
+            "largest_mismatch": max((abs(cell.mismatch) for cell in plan.cells), default=0.0),
+        },
+        "warnings": plan.warnings,
+    }
+
+
+def prefixes(trials: Iterable[str]) -> dict[str, str]:
+    """Trial id → its shortest prefix that names it alone among these."""
+    ids = sorted(trials)
+    short = {}
+    for place, trial in enumerate(ids):
+        length = MIN_PREFIX
+        for other in ids[max(0, place - 1) : place] + ids[place + 1 : place + 2]:
+            while length < len(trial) and other[:length] == trial[:length]:
+                length += 1
+        short[trial] = trial[:length]
+    return short
+
+
+def _trial_json(plan: Plan, trial: str) -> dict[str, Any]:
+    timing = plan.timings.get(trial)
+    return {
+        "id": trial,
+        "state": plan.records[trial].state.value,
+        "seconds": None if timing is None else timing.seconds(plan.specs[trial]),
+        "memory_bytes": timing.memory if timing else None,
+    }
+
+
+def _estimate(plan: Plan, cell: CellRecord) -> tuple[str, str]:
+    """Time and memory of one of the cell's trials."""
+    trials = [*cell.trials.values(), *(t for seeds in cell.tuning.values() for t in seeds.values())]
+    timing = plan.timings.get(trials[0])
+    if timing is None:
+        return "?", "?"
+    memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else "?"
+    return duration(timing.seconds(plan.specs[trials[0]])), memory
+
+
+def _standing(plan: Plan, cell: CellRecord) -> str:
+    if cell.equivalent is not None and plan.study.equivalence is Equivalence.share:
+        return f"equivalent to {cell.equivalent}"
+    parts = []
+    if cell.tuned is not None and plan.study.tune is not None:
+        parts.append(f"{plan.study.tune.key}={cell.tuned}")
+    if cell.waits:
+        parts.append("waits for tuning: " + _counts(plan, (t for s in cell.tuning.values() for t in s.values())))
+    else:
+        parts.append(_counts(plan, cell.trials.values()))
+    if cell.equivalent is not None:
+        parts.append(f"must equal {cell.equivalent}")
+    return "; ".join(parts)
+
+
+def _counts(plan: Plan, trials: Iterable[str]) -> str:
+    counts = Counter(plan.records[trial].state for trial in trials)
+    return ", ".join(f"{count} {WORDS.get(state, state.value)}" for state, count in counts.items())
+
+
+def _ids(trials: list[str], short: dict[str, str]) -> str:
+    more = f" +{len(trials) - SHOWN_IDS}" if len(trials) > SHOWN_IDS else ""
+    return " ".join(short[trial] for trial in trials[:SHOWN_IDS]) + more
+
+
+def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
+    """How many trials, in what states, how long and at what cost, and how far the cells' budgets are apart."""
+    count = len(plan.specs)
+    lines = [
+        f"{count} trial{'s' * (count != 1)} over seeds {', '.join(map(str, plan.study.seeds))}: "
+        + _counts(plan, plan.specs)
+    ]
+    if plan.study.tune is not None:
+        values = ", ".join(map(str, plan.study.tune.seeds))
+        lines.append(
+            f"{plan.study.tune.key} is chosen per cell by {plan.study.tune.metric} on seeds {values}"
+            + (f"; {len(plan.waiting)} cells wait for it" if plan.waiting else "")
+        )
+    if plan.unmeasured:
+        lines.append(f"time unknown: {len(plan.unmeasured)} shapes were never measured; plan=calibrate measures them")
+    elif (seconds := plan.seconds(plan.specs)) is not None and seconds > 0:
+        lines.append(f"about {_cost(plan, launcher)} to go{' for the trials known so far' if plan.waiting else ''}")
+    run = [cell for cell in plan.cells if cell.excluded is None]
+    if len(run) > 1:
+        worst = max(run, key=lambda cell: abs(cell.mismatch))
+        apart = f"differ from the baseline's by {abs(worst.mismatch):.2%} at most ({worst.name})"
+        lines.append(f"parameters {apart if worst.mismatch else 'are equal in every cell'}")
+    return lines
+
+
+def _cost(plan: Plan, launcher: LauncherSpec) -> str:
+    hours = _hours(plan, launcher)
+    said = duration(hours / launcher.processes * 3600) + " of one worker"
+    if _on_gpus(launcher):
+        said += f", {hours:,.2f} GPU-hours"
+    money = _money(plan, launcher)
+    return said if money is None else f"{said}, {money:,.2f} at {launcher.gpu_hour_price:g} a GPU-hour"
+
+
+def _hours(plan: Plan, launcher: LauncherSpec) -> float:
+    return (plan.seconds(plan.specs) or 0.0) / 3600 * launcher.processes
+
+
+def _money(plan: Plan, launcher: LauncherSpec) -> float | None:
+    price = launcher.gpu_hour_price
+    return None if price is None or plan.unmeasured else _hours(plan, launcher) * price
+
+
+def _on_gpus(launcher: LauncherSpec) -> bool:
+    """Whether trials take GPUs: on Slurm those asked for, here those that are there."""
+    here = launcher.kind is Kind.slurm or bool(gpus())
+    return launcher.device is not Device.cpu and launcher.gpus_per_trial > 0 and here

@@ -1,216 +1,221 @@
-"""Launch a plan: skip what is completed, run or resume the rest, show it, say how it ended."""
+"""Launch a plan: skip what is done or in a queue, hand the rest to workers, say how it went or how to follow."""
 
 import contextlib
 import json
-import os
-import signal
-import threading
+import shlex
 import time
-import traceback
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from deltalab.dispatch.job import LOG, StopSignal, run_one
-from deltalab.dispatch.local import LocalPool
+from deltalab.dispatch import slurm, snapshot
+from deltalab.dispatch.follow import Work, run_inline, run_pool, stops_on_ctrl_c
+from deltalab.dispatch.job import CANCEL, LOG, StopSignal
+from deltalab.dispatch.local import gpu_shares
 from deltalab.dispatch.mirror import Mirror
-from deltalab.dispatch.progress import Followed, Progress, duration
-from deltalab.dispatch.show import show_plan
-from deltalab.errors import Busy
-from deltalab.spec.launcher import Kind, LauncherSpec
+from deltalab.dispatch.progress import duration
+from deltalab.dispatch.scheduler import SlurmError
+from deltalab.dispatch.states import Observer
+from deltalab.spec.launcher import Code, Kind, LauncherSpec
 from deltalab.spec.tracking import TrackingSpec
-from deltalab.study import ledger
+from deltalab.study import ledger, submissions
+from deltalab.study.check import differences
 from deltalab.study.plan import Plan
-from deltalab.track.claim import alive
+from deltalab.study.submissions import Submission
+from deltalab.track.claim import claimed
 from deltalab.track.files import write_atomic
-from deltalab.track.journal import State
+from deltalab.track.journal import Journal, State
 
-TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
+TO_LAUNCH = (State.planned, State.preempted, State.lost)
 TO_RETRY = (State.failed, State.diverged, State.cancelled)
-POLL_SECONDS = 0.2
-DEATHS = 2
-"""Workers that may die over a trial before a launch leaves it."""
-ROUNDS = 20
-"""Times a launch queues what is left: an end for trials that no worker can even start."""
-
-
-def launch(
-    plan: Plan,
-    launcher: LauncherSpec,
-    tracking: TrackingSpec,
-    runs: Path,
-    command: str,
-    provenance: dict[str, Any],
-    console: Console,
-) -> int:
-    """Record the study, run what is missing, wait for it.
-
-    Args:
-        plan: from ``study.plan.make_plan``.
-        launcher: how to run.
-        tracking: whether and where to mirror.
-        runs: the runs folder.
-        command: the command line, for the record.
-        provenance: from ``track.provenance``.
-        console: where to show.
-
-    Returns:
-        Exit code: 0 all completed (or diverged, a result), 1 some failed, 130 interrupted.
-    """
-    show_plan(console, plan)
-    states = TO_RUN + (TO_RETRY if launcher.retry_failed else ())
-    pending = plan.with_state(*states)
-    elsewhere = plan.with_state(State.running)
-    _say_if_replaced(plan, runs, console)
-    ledger.write_study(runs, plan.study, plan.cells, command, provenance)
-    for trial in pending:
-        folder = ledger.freeze(runs, plan.specs[trial])
-        kept = "provenance.json" if plan.states[trial] is State.planned else "provenance-resumed.json"
-        write_atomic(folder / kept, json.dumps(provenance, indent=1))
-    began = time.monotonic()
-    stop = StopSignal()
-    if pending or elsewhere:
-        if elsewhere:
-            console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
-        work = Work(plan=plan, pending=pending, launcher=launcher, runs=runs, console=console)
-        with Mirror(runs, plan.study.name, tracking, console), _stops_on_ctrl_c(stop):
-            (_run_inline if launcher.kind is Kind.inline else _run_pool)(work, stop)
-    else:
-        console.print("Every trial is done already; nothing to run.", highlight=False)
-    return _closing(plan, runs, stop, bool(pending), time.monotonic() - began, console)
+LOCK_SECONDS = 90.0
+"""How long a launch waits for another launch of the same study to have submitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a launch has to do.
+class Launch:
+    """One launch of one study.
 
     Attributes:
-        plan: the study.
-        pending: trial ids to run, in order. The plan's others are done, or run in another launch: then they are
-            followed, and run here if that launch dies.
+        replan: makes the plan as things stand now.
         launcher: how to run.
-        runs: the runs folder.
+        tracking: whether and where to mirror.
+        observer: looks at states in the runs folder.
+        root: the checkout whose code is run.
+        command: the command line, for the record.
+        arguments: of launch.py, to give the same command again.
         console: where to show.
+        wanted: trials asked for by id whatever their state, None for those a study still misses.
     """
 
-    plan: Plan
-    pending: list[str]
+    replan: Callable[[], Plan]
     launcher: LauncherSpec
-    runs: Path
+    tracking: TrackingSpec
+    observer: Observer
+    root: Path
+    command: str
+    arguments: list[str]
     console: Console
+    wanted: list[str] | None = None
 
-    def folders(self, trials: list[str]) -> list[Path]:
-        """Run directories of trials."""
-        return [ledger.trial_dir(self.runs, trial) for trial in trials]
+    @property
+    def runs(self) -> Path:
+        return self.observer.runs
 
-    def followed(self) -> Iterator[Followed]:
-        """Every trial of the study with its display name."""
-        names = {trial: f"{cell.name} seed={seed}" for cell in self.plan.cells for seed, trial in cell.trials.items()}
-        for trial in self.plan.specs:
-            folder = ledger.trial_dir(self.runs, trial)
-            yield Followed(trial, names[trial], folder, skip_state=trial in self.pending)
+    def run(self, plan: Plan) -> int:
+        """Record the study and run or submit what is missing.
 
-    def busy(self) -> bool:
-        """Whether any of the plan's trials still runs, in whatever process."""
-        return any(alive(folder) for folder in self.folders(list(self.plan.specs)))
+        Returns:
+            Exit code: 0 all completed (or diverged, a result) or submitted, 1 some failed or could not be submitted,
+            130 interrupted.
+        """
+        if self.launcher.kind is Kind.slurm:
+            return self._submit(plan)
+        gpu_shares(self.launcher)
+        began, stop, ran = time.monotonic(), StopSignal(), False
+        while self._attend(plan, stop):
+            ran = True
+            if stop() or not plan.waiting:
+                break
+            plan = self.replan()  # what tuning chose is known now
+        return _closing(plan, self.observer, stop, ran, time.monotonic() - began, self.console)
 
-    def unfinished(self, deaths: Counter[str]) -> list[str]:
-        """Trials still to run: never started, interrupted elsewhere, or with a worker that died (counted, up to a
-        bound, so that a trial that kills its worker does not run for ever)."""
-        states = {trial: ledger.state_of(self.runs, trial) for trial in self.plan.specs}
-        deaths.update(trial for trial, state in states.items() if state is State.lost)
-        return [trial for trial, state in states.items() if state in TO_RUN and deaths[trial] < DEATHS]
+    def _attend(self, plan: Plan, stop: StopSignal) -> bool:
+        """Run here and wait to the end; False when there is nothing to run."""
+        with contextlib.ExitStack() as held:
+            with self._alone(plan) as plan:
+                pending = self._pending(plan)
+                elsewhere = plan.with_state(State.running, State.queued)
+                if not pending and not elsewhere:
+                    self._record(plan)
+                    self.console.print("Every trial is done already; nothing to run.", highlight=False)
+                    return False
+                code = snapshot.take(self.root, self.runs)
+                submission = self._new_submission(plan, code, [[trial] for trial in pending])
+                folder = submissions.write(self.runs, submission)
+                held.enter_context(claimed(folder))
+                self._queue(plan, pending, submission)
+                self._record(plan)
+            if elsewhere:
+                self.console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
+            work = Work(
+                plan=plan,
+                pending=pending,
+                code=code,
+                launcher=self.launcher,
+                observer=self.observer,
+                console=self.console,
+            )
+            with Mirror(self.runs, plan.study.name, self.tracking, self.console), stops_on_ctrl_c(stop):
+                if self.launcher.kind is Kind.inline:
+                    run_inline(work, stop)
+                else:
+                    run_pool(work, folder, stop)
+        return True
 
+    def _submit(self, plan: Plan) -> int:
+        """Queue in Slurm and return at once."""
+        submitted: list[Submission] = []
+        exit_code = 0
+        with self._alone(plan) as plan:
+            pending = self._pending(plan)
+            for code in dict.fromkeys(pending.values()):
+                trials = [trial for trial, used in pending.items() if used == code]
+                size = self.launcher.trials_per_job
+                tasks = [trials[start : start + size] for start in range(0, len(trials), size)]
+                submission = self._new_submission(plan, code, tasks)
+                with claimed(submissions.write(self.runs, submission)):
+                    self._queue(plan, dict.fromkeys(trials, code), submission)
+                    self._record(plan)
+                    submission, some_left = self._sbatch(submission)
+                submitted.append(submission)
+                exit_code = max(exit_code, some_left)
+            if not pending:
+                self._record(plan)
+            follower = self._follow_up(plan, submitted)
+        _say_submitted(plan, submitted, follower, self.console)
+        return exit_code
 
-def _run_pool(work: Work, stop: StopSignal) -> None:
-    pool = LocalPool(work.launcher, work.runs / ".submitit")
-    pool.add(work.folders(work.pending))
-    deaths: Counter[str] = Counter()
-    stopping = False
-    rounds = 0
-    with Progress(work.console, work.followed()) as progress:
-        while True:
-            working = pool.turn()
-            progress.show()
-            if stop() and not stopping:
-                stopping = True
-                work.console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
-            if stopping:
-                pool.stop()  # again and again: a worker that is just starting does not listen yet
-            if stopping and not working:
-                return
-            if not working and not work.busy():
-                again, rounds = work.unfinished(deaths), rounds + 1
-                if not again or rounds > ROUNDS:
-                    return
-                pool.add(work.folders(again), alone=True)
-            time.sleep(POLL_SECONDS)
+    def _sbatch(self, submission: Submission) -> tuple[Submission, int]:
+        """Submit; trials that could not be submitted are not queued any more."""
+        error = ""
+        try:
+            submission = slurm.submit(self.runs, submission, lambda said: self.console.print(said, highlight=False))
+        except SlurmError as refused:
+            error = str(refused)
+            submission = submissions.read(submissions.folder_of(self.runs, submission.token))
+        done = sum(job["count"] for job in submission.jobs)
+        left = [trial for trials in submission.tasks[done:] for trial in trials]
+        for trial in left:
+            Journal(ledger.trial_dir(self.runs, trial)).state(State.planned)
+        if left:
+            why = error or "the cluster takes no more jobs of yours at present"
+            self.console.print(
+                f"{len(left)} trials were not submitted: {why}; the same command submits them later",
+                style="red",
+                highlight=False,
+                soft_wrap=True,
+            )
+        return submission, int(bool(left))
 
+    def _follow_up(self, plan: Plan, submitted: list[Submission]) -> str | None:
+        """A job that launches the compared trials once those that tune are over."""
+        jobs = [submission for submission in submitted if submission.jobs]
+        if not plan.waiting or not jobs or not self.arguments:
+            return None
+        follower = slurm.submit_follower(self.runs, jobs, self.arguments)
+        submissions.write(self.runs, replace(jobs[-1], follower=follower))
+        return follower
 
-def _run_inline(work: Work, stop: StopSignal) -> None:
-    """One trial after another in this process; a trial that fails is in its log, the others go on.
+    @contextlib.contextmanager
+    def _alone(self, plan: Plan) -> Iterator[Plan]:
+        """The plan with states as they are while no other launch of the study decides what to run."""
+        folder = ledger.study_dir(self.runs, plan.study.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with claimed(folder, LOCK_SECONDS):
+            yield replace(plan, records=self.observer.records(plan.specs))
 
-    Trials that run in another launch are left to it.
-    """
-    threads = work.launcher.threads or len(os.sched_getaffinity(0))
-    with Progress(work.console, work.followed()) as progress, _refreshing(progress):
-        for folder in work.folders(work.pending):
-            if stop():
-                return
-            try:
-                run_one(folder, work.launcher.device, threads, stop)
-            except Busy as busy:
-                work.console.print(str(busy), highlight=False)
-            except Exception:
-                with (folder / LOG).open("a") as log:
-                    traceback.print_exc(file=log)
+    def _pending(self, plan: Plan) -> dict[str, str]:
+        """Trial id → digest of the code it is to run, of trials that neither run, wait in a queue nor are done."""
+        states = TO_LAUNCH + (TO_RETRY if self.launcher.retry_failed or self.wanted is not None else ())
+        trials = [t for t in plan.with_state(*states) if self.wanted is None or t in self.wanted]
+        code = snapshot.take(self.root, self.runs) if trials else ""
+        if self.launcher.code is Code.current:
+            return dict.fromkeys(trials, code)
+        return {trial: snapshot.of_trial(self.runs, ledger.trial_dir(self.runs, trial)) or code for trial in trials}
 
+    def _new_submission(self, plan: Plan, code: str, tasks: list[list[str]]) -> Submission:
+        return submissions.new_submission(plan.study.name, self.command, code, self.launcher, self.tracking, tasks)
 
-@contextlib.contextmanager
-def _refreshing(progress: Progress) -> Iterator[None]:
-    """Keep the display fresh from a thread while this one trains."""
-    done = threading.Event()
+    def _record(self, plan: Plan) -> None:
+        """Put the study on record, once its trials are on disk: whoever reads the record finds them."""
+        if self.wanted is not None:
+            return
+        _say_if_replaced(plan, self.runs, self.console)
+        origin = snapshot.provenance_of(self.root)
+        ledger.write_study(self.runs, plan.study, plan.cells, self.command, origin, self.launcher, self.tracking)
 
-    def refresh() -> None:
-        while not done.wait(0.3):
-            progress.show()
-
-    thread = threading.Thread(target=refresh, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        progress.show()
-
-
-@contextlib.contextmanager
-def _stops_on_ctrl_c(stop: StopSignal) -> Iterator[None]:
-    """First Ctrl-C (or SIGTERM) asks for a clean stop, a second Ctrl-C interrupts."""
-
-    def ask(signum: int, frame: Any) -> None:
-        if stop.asked and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.ask()
-
-    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    def _queue(self, plan: Plan, pending: Mapping[str, str], submission: Submission) -> None:
+        """Freeze trials and journal that they wait."""
+        here = snapshot.provenance_of(self.root)
+        for trial, code in pending.items():
+            folder = ledger.freeze(self.runs, plan.specs[trial])
+            kept = "provenance.json" if plan.records[trial].started is None else "provenance-resumed.json"
+            origin = {**here, **snapshot.origin(self.runs, code), "snapshot": code}
+            write_atomic(folder / kept, json.dumps(origin, indent=1))
+            (folder / CANCEL).unlink(missing_ok=True)
+            kind = submission.launcher["kind"]
+            Journal(folder).state(State.queued, submission=submission.token, kind=kind)
 
 
 def _say_if_replaced(plan: Plan, runs: Path, console: Console) -> None:
     """One line when an earlier launch of this name asked for other trials: a study's record is its last launch."""
     if plan.study.name not in ledger.list_studies(runs):
         return
-    before = {trial for cell in ledger.read_study(runs, plan.study.name).cells for trial in cell.trials.values()}
+    before = {t for cell in ledger.read_study(runs, plan.study.name).cells for _, t in cell.named_trials()}
     if gone := before - set(plan.specs):
         console.print(
             f"An earlier launch of {plan.study.name} asked for {len(gone)} other trials; they are kept in "
@@ -220,23 +225,50 @@ def _say_if_replaced(plan: Plan, runs: Path, console: Console) -> None:
         )
 
 
-def _closing(plan: Plan, runs: Path, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:
+def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None, console: Console) -> None:
+    """The job ids, and what to type next."""
+    lines = []
+    for submission in submitted:
+        for job in submission.jobs:
+            trials = sum(len(task) for task in submission.tasks[job["offset"] : job["offset"] + job["count"]])
+            lines.append(f"Submitted batch array {job['id']}: {trials} trials in {job['count']} tasks")
+    if not submitted:
+        lines.append("Every trial is done, running or in the queue already; nothing to submit.")
+    if follower:
+        lines.append(f"Submitted batch job {follower}: launches the compared trials once tuning has ended")
+    elif plan.waiting:
+        lines.append(
+            f"{len(plan.waiting)} cells wait for tuning; the same command submits their trials once it has ended"
+        )
+    name = shlex.quote(plan.study.name)
+    lines.append(
+        f"Follow: deltalab status {name} --watch    Log: deltalab logs TRIAL -f    Stop: deltalab cancel {name}"
+    )
+    lines.append(f"Compare: python -m analysis.compare {name} (also half-way)")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _closing(plan: Plan, observer: Observer, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:
     """Say how the launch ended; returns the exit code."""
-    states = {trial: ledger.state_of(runs, trial) for trial in plan.specs}
-    counts = Counter(states.values())
+    records = observer.records(plan.specs)
+    counts = Counter(record.state for record in records.values())
     said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     console.print(f"{plan.study.name}: {said}" + (f" in {duration(seconds)}" if ran else ""), highlight=False)
-    for trial, state in states.items():
-        if state not in (State.completed, State.diverged, State.preempted):
-            record = ledger.record_of(runs, trial)
-            where = ledger.trial_dir(runs, trial) / LOG
+    for trial, record in records.items():
+        if record.state not in (State.completed, State.diverged, State.preempted):
+            where = ledger.trial_dir(observer.runs, trial) / LOG
             error = record.details.get("error", "it did not run to its end")
             console.print(
-                f"  {trial} {state.value}: {error}; log {where}", style="red", highlight=False, soft_wrap=True
+                f"  {trial} {record.state.value}: {error}; log {where}", style="red", highlight=False, soft_wrap=True
             )
+    wrong = differences(plan.study.equivalence, plan.cells, records)
+    for line in wrong:
+        console.print(line, style="red", highlight=False, soft_wrap=True)
     if stop():
         console.print("Interrupted; nothing is lost: the same command continues from the checkpoints.")
         return 130
     if counts[State.failed] and not ran:
         console.print("Run them again with hydra.launcher.retry_failed=true", highlight=False)
-    return 0 if counts[State.completed] + counts[State.diverged] == len(states) else 1
+    ended = counts[State.completed] + counts[State.diverged] == len(records) and not plan.waiting
+    return 0 if ended and not wrong else 1

@@ -5,25 +5,29 @@ configuration is composed; ``trial_spec`` turns a composed configuration into a 
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from deltalab.errors import ConfigError, UsageError
 from deltalab.spec.data import DataSpec
 from deltalab.spec.eval import EvalSpec
-from deltalab.spec.launcher import LauncherSpec
+from deltalab.spec.launcher import LauncherSpec, SlurmSpec, launcher_spec
 from deltalab.spec.model import ModelSpec
+from deltalab.spec.study_file import KEYS
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import DATA_SPECS, TrialSpec
@@ -34,6 +38,10 @@ ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
 GROUPS = ("variant", "model", "data", "train", "eval", "tracking")
 LAUNCHER_TARGET = "hydra_plugins.deltalab_launcher.launcher.DeltalabLauncher"
+
+
+SweepConfig = dataclasses.make_dataclass("SweepConfig", [(key, Any, None) for key in KEYS])
+"""Keys of a study file, given on the command line: ``sweep.design=one_at_a_time``."""
 
 
 @dataclass
@@ -48,15 +56,27 @@ class LaunchConfig:
     tracking: TrackingSpec = MISSING
     seed: int = MISSING
     study: str | None = MISSING
-    plan: bool = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)  # type: ignore[valid-type]
+    plan: str = MISSING
+    confirmed: bool = MISSING
+    json: bool = MISSING
     runs: str = MISSING
 
 
 @dataclass(frozen=True, kw_only=True)
 class LauncherSchema(LauncherSpec):
-    """The launcher's node as Hydra instantiates it."""
+    """The launcher's node as Hydra instantiates it, with plain values in lists and mappings."""
 
     _target_: str = LAUNCHER_TARGET
+    _convert_: str = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmSchema(SlurmSpec):
+    """The same for ``hydra/launcher=slurm``."""
+
+    _target_: str = LAUNCHER_TARGET
+    _convert_: str = "all"
 
 
 def register() -> None:
@@ -64,13 +84,14 @@ def register() -> None:
     store = ConfigStore.instance()
     root = _open(LaunchConfig)
     for group in dataclasses.fields(LaunchConfig):
-        if dataclasses.is_dataclass(group.type):
+        if group.name in GROUPS:
             root[group.name] = _open(group.type)
     _unlock(root)
     store.store(name="schema", node=root)
     for name, schema in DATA_SPECS.items():
         store.store(group="hydra/schema", name=name, node=_open(schema))
     store.store(group="hydra/schema", name="launcher", node=_open(LauncherSchema))
+    store.store(group="hydra/schema", name="slurm", node=_open(SlurmSchema))
 
 
 def _open(schema: Any) -> DictConfig:
@@ -92,6 +113,9 @@ def _unlock(node: Any) -> None:
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The configuration of one trial, as ``python launch.py OVERRIDES`` would compose it.
 
+    Hydra composes each set of group choices once (tens of milliseconds); the values are then set on a copy, by Hydra's
+    own code and in its order.
+
     Args:
         overrides: Hydra overrides.
 
@@ -99,11 +123,54 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         UsageError: an unknown key, group, choice or a value of the wrong type; one line.
     """
     register()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    groups = tuple(part for part in overrides if part.split("=", 1)[0].split("@", 1)[0].lstrip("+~") in _groups())
+    values = [part for part in overrides if part not in groups]
     try:
-        return loader.load_configuration(config_name="config", overrides=list(overrides), run_mode=RunMode.RUN)
+        config = _compose_groups(groups).copy()
+        parsed = OverridesParser.create().parse_overrides(values)
+        for override in parsed:
+            if override.is_sweep_override():
+                raise UsageError(f"{override.input_line}: one value is allowed here, several need -m (multirun)")
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+        return config
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
+
+
+def launcher(overrides: Sequence[str]) -> LauncherSpec:
+    """The launcher that ``hydra/launcher=… hydra.launcher.KEY=VALUE`` asks for.
+
+    Raises:
+        UsageError: an unknown key or choice, or a value that is not allowed; one line.
+    """
+    register()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    try:
+        config = loader.load_configuration(config_name="config", overrides=list(overrides), run_mode=RunMode.RUN)
+        return launcher_of(config.hydra.launcher)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error)) from error
+
+
+def launcher_of(node: DictConfig) -> LauncherSpec:
+    """The spec in Hydra's own node ``hydra.launcher``."""
+    options: Any = OmegaConf.to_container(node, resolve=True)
+    return launcher_spec({key: value for key, value in options.items() if not key.startswith("_")})
+
+
+@functools.cache
+def _compose_groups(overrides: tuple[str, ...]) -> DictConfig:
+    """A configuration with groups chosen and values as the choices say, without Hydra's own node (large to copy)."""
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    config = loader.load_configuration(config_name="config", overrides=list(overrides), run_mode=RunMode.RUN)
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        del config["hydra"]
+    return config
+
+
+@functools.cache
+def _groups() -> frozenset[str]:
+    return frozenset(path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir())
 
 
 def trial_spec(config: DictConfig) -> TrialSpec:
@@ -127,21 +194,35 @@ def _refuse_unknown(config: DictConfig) -> None:
             raise ConfigError(f"+{name}{key}", node[key], f"no key outside {', '.join(sorted(known))}")
 
 
+class Planning(Enum):
+    """Only plan (``true``), measure and plan (``calibrate``), or launch (``false``)."""
+
+    false = "false"
+    true = "true"
+    calibrate = "calibrate"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchSpec:
     """How and what to launch, read off the root of a composed configuration.
 
     Attributes:
         study: the study asked for, or None.
-        plan: print the plan and run nothing.
-        runs: the runs folder.
+        sweep: keys of a study file given on the command line (``sweep.design=one_at_a_time``).
+        plan: true prints the plan and runs nothing, calibrate measures first, false launches.
+        confirmed: launch whatever it costs.
+        json: print the plan as JSON.
+        runs: the runs folder, absolute.
         seed: seed of a single trial.
         variant: name of the variant chosen.
         tracking: whether and where to mirror.
     """
 
     study: str | None
-    plan: bool
+    sweep: dict[str, Any]
+    plan: Planning
+    confirmed: bool
+    json: bool
     runs: Path
     seed: int
     variant: str
@@ -152,12 +233,19 @@ def launch_spec(config: DictConfig) -> LaunchSpec:
     """The launch part of a composed configuration.
 
     Raises:
-        ConfigError: a tracking value that is not allowed.
+        ConfigError: a value of plan or tracking that is not allowed.
     """
+    planning = str(config.plan).lower()
+    if planning not in {member.value for member in Planning}:
+        raise ConfigError("plan", config.plan, [member.value for member in Planning])
+    sweep: Any = OmegaConf.to_container(config.sweep)
     return LaunchSpec(
         study=config.study,
-        plan=config.plan,
-        runs=Path(config.runs),
+        sweep={key: value for key, value in sweep.items() if value is not None},
+        plan=Planning(planning),
+        confirmed=config.confirmed,
+        json=config.json,
+        runs=Path(config.runs).resolve(),
         seed=config.seed,
         variant=config.variant.name,
         tracking=_to_spec(config.tracking, "tracking"),

@@ -1,19 +1,24 @@
 """Where studies and trials live on disk, and what is known of them.
 
 RUNS/trials/<trial id>/          a run directory (see track.journal)
+RUNS/submissions/<token>/        what a launch handed to workers (see study.submissions)
 RUNS/studies/<study>/study.json  which cells and trials a study asks for
 RUNS/studies/<study>/report/     what analysis.compare wrote
 """
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deltalab.errors import NotFoundError
+from deltalab.spec.launcher import Kind, LauncherSpec
 from deltalab.spec.study import StudySpec
+from deltalab.spec.tracking import TrackingSpec
 from deltalab.spec.trial import TrialSpec, to_plain
+from deltalab.study import submissions
 from deltalab.track import journal
 from deltalab.track.claim import alive
 from deltalab.track.files import write_atomic
@@ -34,7 +39,11 @@ class CellRecord:
         cache_size: floats per sequence that attention layers keep.
         flops_per_token: forward floating-point operations per token at the training length.
         mismatch: relative difference in parameters from the baseline.
-        trials: seed → trial id (empty when excluded).
+        trials: seed → trial id (empty when excluded, or when ``tune`` has not chosen yet).
+        equivalent: name of the first cell that computes the same, or None. Under ``equivalence: share`` its trials
+            are this cell's trials.
+        tuning: value of the tuned key → seed → trial id of the trials that choose it.
+        tuned: the value chosen, or None.
     """
 
     name: str
@@ -47,6 +56,20 @@ class CellRecord:
     flops_per_token: int = 0
     mismatch: float = 0.0
     trials: dict[int, str] = field(default_factory=dict)
+    equivalent: str | None = None
+    tuning: dict[str, dict[int, str]] = field(default_factory=dict)
+    tuned: str | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its trials are not known before the tuning trials have ended."""
+        return bool(self.tuning) and self.tuned is None
+
+    def named_trials(self) -> Iterator[tuple[str, str]]:
+        """(name, trial id) of every trial, those that tune first: ``variant=kda seed=1``."""
+        for value, trials in self.tuning.items():
+            yield from ((f"{self.name} {value} seed={seed}", trial) for seed, trial in trials.items())
+        yield from ((f"{self.name} seed={seed}", trial) for seed, trial in self.trials.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +82,8 @@ class StudyRecord:
         created: seconds since the epoch of the last launch.
         command: the command line that launched it.
         provenance: commit, dirty, versions, hardware (track.provenance).
+        launcher: the launcher's options as plain JSON values.
+        tracking: the tracking's, likewise.
     """
 
     study: dict[str, Any]
@@ -66,6 +91,8 @@ class StudyRecord:
     created: float
     command: str
     provenance: dict[str, Any]
+    launcher: dict[str, Any]
+    tracking: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -83,11 +110,23 @@ def study_dir(runs: Path, name: str) -> Path:
 
 
 def write_study(
-    runs: Path, study: StudySpec, cells: list[CellRecord], command: str, provenance: dict[str, Any]
+    runs: Path,
+    study: StudySpec,
+    cells: list[CellRecord],
+    command: str,
+    provenance: dict[str, Any],
+    launcher: LauncherSpec | None = None,
+    tracking: TrackingSpec | None = None,
 ) -> StudyRecord:
     """Record a study; trials it no longer names keep their run directories."""
     record = StudyRecord(
-        study=to_plain(study), cells=cells, created=time.time(), command=command, provenance=provenance
+        study=to_plain(study),
+        cells=cells,
+        created=time.time(),
+        command=command,
+        provenance=provenance,
+        launcher=to_plain(launcher or LauncherSpec()),
+        tracking=to_plain(tracking or TrackingSpec()),
     )
     write_atomic(study_dir(runs, study.name) / "study.json", json.dumps(asdict(record), indent=1))
     return record
@@ -104,10 +143,17 @@ def read_study(runs: Path, name: str) -> StudyRecord:
         known = ", ".join(list_studies(runs)) or "none"
         raise NotFoundError(f"study={name}: not launched yet in {runs}; launched: {known}")
     plain = json.loads(path.read_text())
-    cells = [
-        CellRecord(**{**cell, "trials": {int(s): t for s, t in cell["trials"].items()}}) for cell in plain.pop("cells")
-    ]
-    return StudyRecord(cells=cells, **plain)
+    cells = [_cell(cell) for cell in plain.pop("cells")]
+    return StudyRecord(**{"launcher": {}, "tracking": {}, **plain, "cells": cells})
+
+
+def _cell(plain: dict[str, Any]) -> CellRecord:
+    """JSON keeps seeds as text."""
+    trials = {int(seed): trial for seed, trial in plain.pop("trials").items()}
+    tuning = {
+        value: {int(seed): trial for seed, trial in tried.items()} for value, tried in plain.pop("tuning", {}).items()
+    }
+    return CellRecord(**plain, trials=trials, tuning=tuning)
 
 
 def list_studies(runs: Path) -> list[str]:
@@ -134,14 +180,34 @@ def load_spec(run_dir: Path) -> TrialSpec:
 
 
 def record_of(runs: Path, trial_id: str) -> Record:
-    """What the trial's journal says, with ``running`` turned to ``lost`` when its heartbeat stopped."""
-    folder = trial_dir(runs, trial_id)
-    record = journal.read(folder)
-    if record.state is State.running and not alive(folder):
+    """What the trial's journal says, held against its claim.
+
+    ``running`` is turned to ``lost`` when the heartbeat stopped, and ``queued`` to ``planned`` when the local launch
+    that queued it is gone. Of trials in Slurm's queue the scheduler knows more (dispatch.states).
+    """
+    return weighed(runs, trial_id, journal.read(trial_dir(runs, trial_id)))
+
+
+def glances(runs: Path, trials: Iterable[str]) -> dict[str, Record]:
+    """``record_of`` for many trials, of whose metrics only the newest points are read."""
+    lives: dict[str, bool] = {}
+    return {trial: weighed(runs, trial, journal.glance(trial_dir(runs, trial)), lives) for trial in trials}
+
+
+def weighed(runs: Path, trial_id: str, record: Record, lives: dict[str, bool] | None = None) -> Record:
+    """The record with its state held against claims; ``lives`` remembers which launches live."""
+    lives = {} if lives is None else lives
+    if record.state is State.running and not alive(trial_dir(runs, trial_id)):
         record.state = State.lost
+    elif record.state is State.queued and record.details.get("kind") == Kind.local.value:
+        token = record.submission or ""
+        if token not in lives:
+            lives[token] = alive(submissions.folder_of(runs, token))
+        if not lives[token]:
+            record.state = State.planned
     return record
 
 
 def state_of(runs: Path, trial_id: str) -> State:
     """The state alone."""
-    return record_of(runs, trial_id).state
+    return next(iter(glances(runs, [trial_id]).values())).state

@@ -1,25 +1,31 @@
 """The plan: every cell of a study as frozen trials, with what it costs and what state it is in."""
 
 import dataclasses
+import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deltalab.errors import StudyError, UsageError
 from deltalab.model.accounting import cost, solve_mlp_width
 from deltalab.spec.data import TextSpec
-from deltalab.spec.study import Goal, Match, StudySpec
+from deltalab.spec.study import Equivalence, Goal, Match, StudySpec
 from deltalab.spec.study_file import text
 from deltalab.spec.trial import TrialSpec
-from deltalab.study import ledger
+from deltalab.study import estimates
 from deltalab.study.design import cell_name, cells_of
-from deltalab.study.ledger import CellRecord
-from deltalab.track.journal import State
+from deltalab.study.equivalence import equivalence_key
+from deltalab.study.estimates import Timing
+from deltalab.study.ledger import CellRecord, StudyRecord, load_spec, trial_dir
+from deltalab.study.tuning import best
+from deltalab.track.journal import Record, State
 
 Compose = Callable[[Sequence[str]], TrialSpec]
 """Hydra overrides → resolved TrialSpec; handed in so that planning knows nothing of Hydra."""
+Records = Callable[[Iterable[str]], dict[str, Record]]
+"""Trial ids → what is known of them; handed in so that planning knows nothing of schedulers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,63 +35,273 @@ class Plan:
     Attributes:
         study: the question (seeds and metrics filled in).
         cells: as they will be recorded, baseline first.
-        specs: trial id → frozen spec, in launch order (seed by seed, so that every cell has an answer early).
-        states: trial id → present state.
+        specs: trial id → frozen spec, in launch order: trials that tune first, then seed by seed, so that every cell
+            has an answer early.
+        records: trial id → what is known of it.
+        timings: trial id → a measurement of its shape, where there is one.
         warnings: lines the user should see.
     """
 
     study: StudySpec
     cells: list[CellRecord]
     specs: dict[str, TrialSpec]
-    states: dict[str, State]
-    warnings: list[str]
+    records: dict[str, Record]
+    timings: dict[str, Timing] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def states(self) -> dict[str, State]:
+        """Trial id → present state."""
+        return {trial: record.state for trial, record in self.records.items()}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Trial id → how it is called: ``variant=kda seed=1``; the first cell's name where cells share it."""
+        named = [pair for cell in self.cells for pair in cell.named_trials()]
+        return {trial: name for name, trial in reversed(named)}
+
+    @property
+    def waiting(self) -> list[CellRecord]:
+        """Cells whose trials are not known before those that tune have ended."""
+        return [cell for cell in self.cells if cell.waits]
 
     def with_state(self, *states: State) -> list[str]:
         """Trial ids in one of these states, in launch order."""
-        return [trial for trial, state in self.states.items() if state in states]
+        return [trial for trial in self.specs if self.records[trial].state in states]
+
+    def seconds(self, trials: Iterable[str]) -> float | None:
+        """Time that trials still take, one after another, or None where the shape of one was never measured."""
+        total = 0.0
+        for trial in trials:
+            if trial not in self.timings:
+                return None
+            if not self.records[trial].state.terminal:
+                total += self.timings[trial].seconds(self.specs[trial], self.records[trial].step)
+        return total
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """A trial of each shape that is yet to run and was never measured."""
+        open_ = (trial for trial in self.specs if not self.records[trial].state.terminal and trial not in self.timings)
+        return list({estimates.key(self.specs[trial]): trial for trial in open_}.values())
 
 
-def make_plan(study: StudySpec, overrides: Mapping[str, str], compose: Compose, runs: Path) -> Plan:
+def make_plan(study: StudySpec, overrides: Mapping[str, str], compose: Compose, runs: Path, records: Records) -> Plan:
     """Compose, match and cost every cell; nothing is written.
 
     Args:
         study: the question.
         overrides: key → value from the command line, for every cell (``seed`` excepted).
         compose: see ``Compose``.
-        runs: the runs folder, for the present states.
+        runs: the runs folder, for earlier measurements.
+        records: see ``Records``.
 
     Raises:
         StudyError: the baseline is excluded.
-        UsageError: a cell cannot be composed, or an override names a factor's key.
+        UsageError: a cell cannot be composed, or an override names a key that a factor or ``tune`` sets.
     """
-    _refuse_factor_overrides(study, overrides)
-    cells: list[CellRecord] = []
-    by_seed: dict[tuple[int, int], TrialSpec] = {}
-    target: int | None = None
-    for levels, excluded in cells_of(study):
-        if excluded is not None:
-            if not cells:
-                raise StudyError(study.source, "exclude", excluded, "any cell but the baseline")
-            cells.append(CellRecord(name=cell_name(levels), levels=levels, overrides={}, excluded=excluded))
-            continue
-        merged = {**study.overrides, **overrides}
+    return _Planner(study, overrides, compose, runs, records).plan()
+
+
+class _Planner:
+    """Makes a plan cell by cell; see ``make_plan``."""
+
+    def __init__(
+        self, study: StudySpec, overrides: Mapping[str, str], compose: Compose, runs: Path, records: Records
+    ) -> None:
+        self.study, self.overrides, self.runs = study, overrides, runs
+        self._compose, self._records = compose, records
+        self._specs: dict[str, TrialSpec] = {}
+        self._known: dict[str, Record] = {}
+        self._target: int | None = None
+
+    def plan(self) -> Plan:
+        _refuse_overrides(self.study, self.overrides)
+        merged, specs, cells = {}, {}, []
+        for levels, excluded in cells_of(self.study):
+            name = cell_name(levels)
+            if excluded is not None:
+                if not cells:
+                    raise StudyError(self.study.source, "exclude", excluded, "any cell but the baseline")
+                cells.append(CellRecord(name=name, levels=levels, overrides={}, excluded=excluded))
+                continue
+            merged[name] = self._merged(levels)
+            specs[name] = self._matched(merged[name], name)
+            cells.append(self._record(name, levels, merged[name], specs[name]))
+        some = next(iter(specs.values()))
+        study = self.study = dataclasses.replace(self.study, metrics=self.study.metrics or _default_metrics(some))
+        _refuse_unknown_metrics(study, some)
+        cells = self._with_equivalents(cells, specs)
+        if study.tune is not None:
+            cells = self._tuned(cells, merged)
+        cells = self._with_trials(cells, specs, merged)
+        self._look()
+        known = {trial: self._known[trial] for trial in self._specs}
+        timings = self._timings()
+        warnings = _warnings(study, cells)
+        return Plan(study=study, cells=cells, specs=self._specs, records=known, timings=timings, warnings=warnings)
+
+    def _merged(self, levels: dict[str, str]) -> dict[str, Any]:
+        merged = {**self.study.overrides, **self.overrides}
         for factor, level in levels.items():
-            merged |= study.factors[factor][level]
-        spec = _compose_cell(compose, merged, cell_name(levels))
-        if study.match is Match.parameters and target is not None and spec.model.mlp_width:
-            width = solve_mlp_width(spec.variant, spec.model, target)
+            merged |= self.study.factors[factor][level]
+        return merged
+
+    def _matched(self, merged: Mapping[str, Any], name: str) -> TrialSpec:
+        """The cell's spec, with the MLP width that matches the first cell's parameters."""
+        try:
+            spec = self._compose(hydra_overrides(merged))
+        except UsageError as error:
+            raise UsageError(f"cell {name}: {error}") from error
+        if self.study.match is Match.parameters and self._target is not None and spec.model.mlp_width:
+            width = solve_mlp_width(spec.variant, spec.model, self._target)
             spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, mlp_width=width))
-        record = _cell_record(levels, merged, spec, target, study.seeds)
-        target = target or record.parameters
-        for place, seed in enumerate(study.seeds):
-            by_seed[place, len(cells)] = dataclasses.replace(spec, seed=seed)
-        cells.append(record)
-    specs = {spec.trial_id: spec for _, spec in sorted(by_seed.items(), key=lambda item: item[0])}
-    some = next(iter(specs.values()))
-    study = dataclasses.replace(study, metrics=study.metrics or _default_metrics(some))
-    _refuse_unknown_metrics(study, some)
-    states = {trial: ledger.state_of(runs, trial) for trial in specs}
-    return Plan(study=study, cells=cells, specs=specs, states=states, warnings=_warnings(study, cells))
+        if self._target is None:
+            self._target = cost(spec.variant, spec.model, spec.data.train_length).parameters
+        return spec
+
+    def _record(self, name: str, levels: dict[str, str], merged: dict[str, Any], spec: TrialSpec) -> CellRecord:
+        costs = cost(spec.variant, spec.model, spec.data.train_length)
+        return CellRecord(
+            name=name,
+            levels=levels,
+            overrides={**merged, "model.mlp_width": spec.model.mlp_width},
+            parameters=costs.parameters,
+            state_size=costs.state,
+            cache_size=costs.cache,
+            flops_per_token=costs.flops,
+            mismatch=costs.parameters / (self._target or costs.parameters) - 1,
+        )
+
+    def _with_equivalents(self, cells: list[CellRecord], specs: Mapping[str, TrialSpec]) -> list[CellRecord]:
+        """Cells that compute what an earlier one computes carry its name."""
+        first: dict[tuple[str, str], str] = {}
+        marked = []
+        for cell in cells:
+            if cell.excluded is None:
+                grid = text(self.study.tune.values(cell.levels)) if self.study.tune else ""
+                same = first.setdefault((equivalence_key(specs[cell.name]), grid), cell.name)
+                cell = dataclasses.replace(cell, equivalent=None if same == cell.name else same)
+            marked.append(cell)
+        return marked
+
+    def _shared(self, cell: CellRecord, cells: list[CellRecord]) -> CellRecord | None:
+        """The cell whose trials this one shares."""
+        if cell.equivalent is None or self.study.equivalence is not Equivalence.share:
+            return None
+        return next(other for other in cells if other.name == cell.equivalent)
+
+    def _tuned(self, cells: list[CellRecord], merged: Mapping[str, dict[str, Any]]) -> list[CellRecord]:
+        """Every cell's value of the tuned key: chosen where its tuning trials have ended, else open."""
+        tune = self.study.tune
+        assert tune is not None
+        tried: dict[str, dict[str, dict[int, str]]] = {}
+        for cell in cells:
+            if cell.excluded is None and self._shared(cell, cells) is None:
+                tried[cell.name] = {
+                    text(value): self._seeded(self._valued(cell, merged[cell.name], text(value)), tune.seeds)
+                    for value in tune.values(cell.levels)
+                }
+        self._look()
+        chosen = []
+        for cell in cells:
+            owner = self._shared(cell, cells) or cell
+            tuning = tried.get(owner.name, {})
+            trials = [trial for seeds in tuning.values() for trial in seeds.values()]
+            over = bool(trials) and all(self._known[trial].state.terminal for trial in trials)
+            chosen.append(dataclasses.replace(cell, tuning=tuning, tuned=self._best(cell, tuning) if over else None))
+        return chosen
+
+    def _valued(self, cell: CellRecord, merged: Mapping[str, Any], value: str) -> TrialSpec:
+        """The cell's spec with a value of the tuned key."""
+        assert self.study.tune is not None
+        return self._matched({**merged, self.study.tune.key: value}, cell.name)
+
+    def _best(self, cell: CellRecord, tuning: Mapping[str, Mapping[int, str]]) -> str:
+        tune = self.study.tune
+        assert tune is not None
+        scores = {value: [self._score(self._known[t]) for t in seeds.values()] for value, seeds in tuning.items()}
+        try:
+            return best(scores, tune.goal)
+        except ValueError:
+            raise UsageError(
+                f"cell {cell.name}: no trial of {tune.key}={','.join(scores)} ended with a {tune.metric}; "
+                "allowed is a grid with a value that can be trained"
+            ) from None
+
+    def _score(self, record: Record) -> float:
+        assert self.study.tune is not None
+        value = record.last(self.study.tune.metric) if record.state is State.completed else None
+        return math.nan if value is None else value
+
+    def _with_trials(
+        self, cells: list[CellRecord], specs: Mapping[str, TrialSpec], merged: Mapping[str, dict[str, Any]]
+    ) -> list[CellRecord]:
+        """The compared trials, seed by seed."""
+        final = dict(specs)
+        for cell in cells:
+            if cell.tuned is not None and self.study.tune is not None:
+                final[cell.name] = self._valued(cell, merged[cell.name], cell.tuned)
+        seeded: dict[str, dict[int, str]] = {cell.name: {} for cell in cells}
+        for seed in self.study.seeds:
+            for cell in cells:
+                if cell.excluded is None and not cell.waits:
+                    owner = self._shared(cell, cells) or cell
+                    seeded[cell.name] |= self._seeded(final[owner.name], [seed])
+        done = []
+        for cell in cells:
+            if cell.tuned is not None and self.study.tune is not None:
+                overrides = {**cell.overrides, self.study.tune.key: cell.tuned}
+                cell = dataclasses.replace(cell, overrides=overrides)
+            done.append(dataclasses.replace(cell, trials=seeded[cell.name]))
+        return done
+
+    def _seeded(self, spec: TrialSpec, seeds: Iterable[int]) -> dict[int, str]:
+        """Seed → trial id; the specs are remembered in the order they are asked for."""
+        found = {}
+        for seed in seeds:
+            one = dataclasses.replace(spec, seed=seed)
+            found[seed] = one.trial_id
+            self._specs.setdefault(found[seed], one)
+        return found
+
+    def _look(self) -> None:
+        """Look at the trials not looked at yet."""
+        self._known |= self._records([trial for trial in self._specs if trial not in self._known])
+
+    def _timings(self) -> dict[str, Timing]:
+        found: dict[str, Timing | None] = {}
+        timings = {}
+        for trial, spec in self._specs.items():
+            shape = estimates.key(spec)
+            if shape not in found:
+                found[shape] = estimates.find(self.runs, spec)
+            if (timing := found[shape]) is not None:
+                timings[trial] = timing
+        return timings
+
+
+def recorded_plan(record: StudyRecord, trials: Iterable[str], runs: Path, records: Records) -> Plan:
+    """A plan of trials of a launched study from what is on disk, whatever its file says by now.
+
+    Args:
+        record: the study's.
+        trials: trial ids of it, frozen already.
+        runs: the runs folder.
+        records: see ``Records``.
+    """
+    wanted = set(trials)
+    order = [trial for cell in record.cells for _, trial in cell.named_trials() if trial in wanted]
+    specs = {trial: load_spec(trial_dir(runs, trial)) for trial in dict.fromkeys(order)}
+    plain = record.study
+    study = StudySpec(
+        name=record.name,
+        question=plain["question"],
+        baseline=plain["baseline"],
+        factors=plain["factors"],
+        seeds=plain["seeds"],
+    )
+    return Plan(study=study, cells=record.cells, specs=specs, records=records(specs))
 
 
 def hydra_overrides(merged: Mapping[str, Any]) -> list[str]:
@@ -93,64 +309,39 @@ def hydra_overrides(merged: Mapping[str, Any]) -> list[str]:
     return [f"{key}={text(value)}" for key, value in merged.items()]
 
 
-def study_from_jobs(jobs: Sequence[Mapping[str, str]], seeds: list[int], name: str, variant: str) -> StudySpec:
-    """An ordinary multirun as a study: keys that vary are factors, the first combination is the baseline.
+def plain_study(jobs: Sequence[Mapping[str, str]], seeds: list[int], variant: str) -> dict[str, Any]:
+    """An ordinary multirun as a study file would say it: keys that vary are factors, the first combination is the
+    baseline.
 
     Args:
         jobs: key → value of each job, ``seed`` left out.
         seeds: the seeds swept over.
-        name: the study's name.
         variant: the variant of a job that names none.
     """
     varying = [key for key in jobs[0] if len({job[key] for job in jobs}) > 1]
     common = {key: value for key, value in jobs[0].items() if key not in varying}
     factors = {key: {job[key]: {key: job[key]} for job in jobs} for key in varying}
     if not factors:
-        factors = {"variant": {jobs[0].get("variant", variant): {}}}
-        cells = [{"variant": jobs[0].get("variant", variant)}]
-    else:
-        cells = [{key: job[key] for key in varying} for job in jobs]
+        name = jobs[0].get("variant", variant)
+        factors = {"variant": {name: {}}}
     given = " ".join(shlex.quote(part) for part in hydra_overrides(common))
-    return StudySpec(
-        name=name,
-        question=f"multirun over {', '.join(varying) or 'seeds'}" + (f", with {given}" if given else ""),
-        baseline=cells[0],
-        factors=factors,
-        seeds=seeds,
-        overrides=common,
-    )
+    return {
+        "question": f"multirun over {', '.join(varying) or 'seeds'}" + (f", with {given}" if given else ""),
+        "baseline": {factor: next(iter(levels)) for factor, levels in factors.items()},
+        "factors": factors,
+        "seeds": seeds,
+        "overrides": common,
+    }
 
 
-def _compose_cell(compose: Compose, merged: Mapping[str, Any], name: str) -> TrialSpec:
-    try:
-        return compose(hydra_overrides(merged))
-    except UsageError as error:
-        raise UsageError(f"cell {name}: {error}") from error
-
-
-def _cell_record(
-    levels: dict[str, str], merged: dict[str, Any], spec: TrialSpec, target: int | None, seeds: list[int]
-) -> CellRecord:
-    costs = cost(spec.variant, spec.model, spec.data.train_length)
-    return CellRecord(
-        name=cell_name(levels),
-        levels=levels,
-        overrides={**merged, "model.mlp_width": spec.model.mlp_width},
-        parameters=costs.parameters,
-        state_size=costs.state,
-        cache_size=costs.cache,
-        flops_per_token=costs.flops,
-        mismatch=costs.parameters / (target or costs.parameters) - 1,
-        trials={seed: dataclasses.replace(spec, seed=seed).trial_id for seed in seeds},
-    )
-
-
-def _refuse_factor_overrides(study: StudySpec, overrides: Mapping[str, str]) -> None:
-    for factor, levels in study.factors.items():
-        keys = {key for level in levels.values() for key in level} | {factor}
-        for key in overrides:
-            if key in keys:
-                raise UsageError(f"{key}={overrides[key]}: {key} is set by factor {factor} of study {study.name}")
+def _refuse_overrides(study: StudySpec, overrides: Mapping[str, str]) -> None:
+    setters = {key: f"factor {f}" for f, levels in study.factors.items() for level in levels.values() for key in level}
+    setters |= {factor: f"factor {factor}" for factor in study.factors}
+    if study.tune is not None:
+        setters[study.tune.key] = "tune"
+    for key, value in overrides.items():
+        if key in setters:
+            raise UsageError(f"{key}={value}: {key} is set by {setters[key]} of study {study.name}")
 
 
 def _default_metrics(spec: TrialSpec) -> dict[str, Goal]:
@@ -164,9 +355,13 @@ def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
     if isinstance(spec.data, TextSpec):
         known += ["eval/perplexity", "eval/bits_per_byte"]
     known += [f"train/{name}" for name in ("loss", "accuracy", "grad_norm", "tokens_per_second")]
-    for metric in study.metrics:
+    asked = {f"metrics.{metric}": metric for metric in study.metrics}
+    if study.tune is not None:
+        asked["tune.metric"] = study.tune.metric
+    for key, metric in asked.items():
         if metric not in known:
-            raise StudyError(study.source, f"metrics.{metric}", study.metrics[metric].value, ", ".join(known))
+            value = study.metrics[metric].value if key != "tune.metric" else metric
+            raise StudyError(study.source or "command line", key, value, ", ".join(known))
 
 
 def _warnings(study: StudySpec, cells: list[CellRecord]) -> list[str]:

@@ -2,22 +2,26 @@
 
 A claim is a file ``claim.N`` created with O_EXCL (atomic on shared file systems too); its mtime is the heartbeat. Over
 a claim N whose heart stopped the next one takes ``claim.N+1``, which only one of several takers can create. Whoever
-made one looks again and gives way if another live claim is there: two that raced may both give way, never both run.
+made one looks again, by the file system's clock, and gives way if another live claim is there: two that raced may both
+give way, never both run. Launches hold a claim on their submission in the same way.
 """
 
 import contextlib
+import functools
 import json
 import os
+import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deltalab.errors import Busy
 
 PREFIX = "claim."
 HEARTBEAT_SECONDS = 5.0
+POLL_SECONDS = 0.5
 STALE_SECONDS = 60.0
 """A claim untouched for this long belongs to nobody."""
 
@@ -27,19 +31,25 @@ def alive(run_dir: Path) -> bool:
 
     On the claim's own machine a dead process is seen at once, elsewhere after ``STALE_SECONDS``.
     """
-    return any(_beats(path) for path in _claims(run_dir))
+    return any(_beats(path, time.time()) for path in _claims(run_dir))
 
 
 @contextlib.contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path, patience: float = 0.0, each_beat: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold the claim, beating, while the block runs.
+
+    Args:
+        run_dir: what to claim.
+        patience: seconds to wait for a claim that beats. Longer than ``STALE_SECONDS`` outlives a holder that died on
+            another machine.
+        each_beat: called at every heartbeat, from another thread.
 
     Raises:
         Busy: another live process holds it, or took it at the same moment.
     """
-    path = _take(run_dir)
+    path = _take_in_time(run_dir, patience)
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    heart = threading.Thread(target=_beat, args=(path, stop, each_beat), daemon=True)
     heart.start()
     try:
         yield
@@ -57,10 +67,21 @@ def _number(path: Path) -> int:
     return int(path.name.removeprefix(PREFIX))
 
 
+def _take_in_time(run_dir: Path, patience: float) -> Path:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return _take(run_dir)
+        except Busy:
+            if time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS + random.random())  # two that gave way to each other meet again at other times
+
+
 def _take(run_dir: Path) -> Path:
     claims = _claims(run_dir)
     busy = Busy(f"{run_dir.name}: another process runs this trial ({run_dir / PREFIX}*)")
-    if any(_beats(path) for path in claims):
+    if any(_beats(path, time.time()) for path in claims):
         raise busy
     path = run_dir / f"{PREFIX}{_number(claims[-1]) + 1 if claims else 0}"
     try:
@@ -68,8 +89,9 @@ def _take(run_dir: Path) -> Path:
     except FileExistsError:
         raise busy from None
     with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "born": _birth(os.getpid())}, file)
-    if any(_beats(other) for other in _claims(run_dir) if other != path):
+        json.dump({"host": _machine(), "pid": os.getpid(), "born": _birth(os.getpid())}, file)
+    now = path.stat().st_mtime
+    if any(_beats(other, now) for other in _claims(run_dir) if other != path):
         path.unlink()
         raise busy
     for stale in claims:
@@ -77,22 +99,33 @@ def _take(run_dir: Path) -> Path:
     return path
 
 
-def _beats(path: Path) -> bool:
+def _beats(path: Path, now: float) -> bool:
     try:
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+        if now - path.stat().st_mtime > STALE_SECONDS:
             return False
         owner = json.loads(path.read_text())
     except FileNotFoundError:
         return False
     except ValueError:  # just being written
         return True
-    return owner["host"] != socket.gethostname() or _process_lives(owner["pid"], owner["born"])
+    return owner["host"] != _machine() or _process_lives(owner["pid"], owner["born"])
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _beat(path: Path, stop: threading.Event, each_beat: Callable[[], object]) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(path)
+        each_beat()
+
+
+@functools.cache
+def _machine() -> str:
+    """Where process numbers mean the same: a boot of a machine, and a container's own numbering in it."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 def _process_lives(pid: int, born: str) -> bool:

@@ -11,20 +11,25 @@ A run directory holds
     provenance.json  code commit, dirty diff, package versions, hardware, Python
     journal.jsonl    this file's subject
     claim.N          who runs the trial now; its mtime is the heartbeat (track.claim)
+    cancel           asks whoever runs the trial to stop for good
     checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
     model.safetensors  final weights
     log.txt          standard output and error of the runs
 """
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
+GLANCE_LINES = 16
+"""Newest lines of a journal that tell the present metrics."""
 
 
 class State(Enum):
@@ -58,6 +63,7 @@ class Record:
         seconds: running time summed over all executions.
         step: the last step logged.
         steps: steps the trial takes in all, as its last run said; 0 before the first.
+        submission: token of the submission that last queued it, or None.
     """
 
     state: State = State.planned
@@ -68,6 +74,7 @@ class Record:
     seconds: float = 0.0
     step: int = 0
     steps: int = 0
+    submission: str | None = None
 
     def last(self, metric: str) -> float | None:
         """The value at the largest step, or None when it was never logged."""
@@ -84,8 +91,9 @@ class Journal:
         self._mend_torn_line()
 
     def state(self, state: State, **details: Any) -> None:
-        """Record a change of state; on disk when this returns."""
-        self._append({"t": time.time(), "event": "state", "state": state.value, **details}, durable=True)
+        """Record a change of state; on disk when this returns (``queued`` soon after: a submission names it too)."""
+        durable = state is not State.queued
+        self._append({"t": time.time(), "event": "state", "state": state.value, **details}, durable=durable)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record metrics of a step; survives a killed process."""
@@ -118,19 +126,34 @@ def entries(run_dir: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         file.seek(offset)
         block = file.read()
     whole = block[: block.rfind(b"\n") + 1]
+    return _parsed(whole.splitlines()), offset + len(whole)
+
+
+def _parsed(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     found = []
-    for line in whole.splitlines():
-        try:
+    for line in lines:
+        with contextlib.suppress(ValueError):  # half-written by a killed process, mended by the next writer
             found.append(json.loads(line))
-        except ValueError:  # half-written by a killed process, mended by the next writer
-            continue
-    return found, offset + len(whole)
+    return found
 
 
 def read(run_dir: Path) -> Record:
     """The record of a run directory (an empty one, ``planned``, where nothing has run)."""
     record = Record()
     extend(record, entries(run_dir)[0])
+    return record
+
+
+def glance(run_dir: Path) -> Record:
+    """``read`` for a state at a glance: of the metrics only the newest lines, whatever the journal's length."""
+    try:
+        lines = (run_dir / FILE).read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return Record()
+    states = {place for place, line in enumerate(lines) if b'"event":"state"' in line}
+    wanted = {*states, *(place - 1 for place in states if place), *range(max(0, len(lines) - GLANCE_LINES), len(lines))}
+    record = Record()
+    extend(record, _parsed(lines[place] for place in sorted(wanted)))
     return record
 
 
@@ -149,6 +172,8 @@ def extend(record: Record, lines: list[dict[str, Any]]) -> None:
         elif line["event"] == "state":
             record.state = State(line["state"])
             record.details = {k: v for k, v in line.items() if k not in ("t", "event", "state")}
+            if record.state is State.queued:
+                record.submission = record.details.get("submission")
             if record.state is State.running:
                 record.started = moment if record.started is None else record.started
                 record.steps = record.details.get("steps", record.steps)

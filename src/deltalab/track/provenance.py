@@ -20,9 +20,15 @@ def provenance(root: Path) -> dict[str, Any]:
     return {
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
-        "diff": _git(root, "diff", "HEAD"),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where this process runs."""
+    return {
         "host": platform.node(),
         "hardware": ", ".join([_processor(), f"{len(os.sched_getaffinity(0))} cores", *gpus()]),
         "platform": platform.platform(),

@@ -3,9 +3,11 @@
 checkpoints/step-00000200/model.safetensors  optimizer.safetensors  position.json
 """
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,17 @@ def save_checkpoint(
     """
     root = run_dir / "checkpoints"
     final = root / f"step-{step:08d}"
-    part = root / f".part-{step:08d}-{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_weights(module), part / "model.safetensors")
-    save_file({**_moments(module, optimizer), "rng": torch.get_rng_state()}, part / "optimizer.safetensors")
-    (part / "position.json").write_text(json.dumps({"step": step, **position}))
-    _sync(part)
-    if final.exists():
-        shutil.rmtree(final)
-    part.rename(final)
+    for left in root.glob(".part-*"):  # by a killed process; the disk may be full of it
+        shutil.rmtree(left, ignore_errors=True)
+    with _part(root / f".part-{step:08d}-{os.getpid()}") as part:
+        part.mkdir(parents=True)
+        save_file(_weights(module), part / "model.safetensors")
+        save_file({**_moments(module, optimizer), "rng": torch.get_rng_state()}, part / "optimizer.safetensors")
+        (part / "position.json").write_text(json.dumps({"step": step, **position}))
+        _sync(part)
+        if final.exists():
+            shutil.rmtree(final)
+        part.rename(final)
     _sync_folder(root)
     for old in root.iterdir():
         if old != final:
@@ -70,10 +73,22 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """Weights alone, atomically."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(_weights(module), part)
-    _sync_file(part)
-    part.replace(path)
+    with _part(path.with_name(f".{path.name}.{os.getpid()}")) as part:
+        save_file(_weights(module), part)
+        _sync_file(part)
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """A file or folder in the making; what is left of it at the end is removed, to leave room on a full disk."""
+    try:
+        yield path
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltalab.data.batch import IGNORE, make_task
+from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
-from deltalab.spec.train import Precision
+from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal
 from deltalab.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from deltalab.train.distributed import ALONE, World
 from deltalab.train.optim import learning_rate, make_optimizer
 
 
@@ -35,30 +37,38 @@ class Trainer:
         run_dir: its run directory; the newest checkpoint there is resumed.
         device: where to train.
         journal: where metrics go.
+        world: the ranks that train it together, each with a trainer of its own.
+
+    Raises:
+        ConfigError: the parts of a batch do not divide among the ranks.
     """
 
-    def __init__(self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal) -> None:
-        self.spec, self.run_dir, self.device, self.journal = spec, run_dir, device, journal
+    def __init__(
+        self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal, world: World = ALONE
+    ) -> None:
+        self.spec, self.run_dir, self.device, self.journal, self.world = spec, run_dir, device, journal, world
+        _check_batch(spec.train, world)
         torch.manual_seed(spec.seed)
         self.task = make_task(spec.data, spec.seed)
         self.model = build_model(spec, device)
         self.optimizer = make_optimizer(self.model, spec.train)
         self.step = self._saved = 0
         self._worst = torch.zeros((), device=device)  # largest loss so far, NaN once one was
-        checkpoint = latest_checkpoint(run_dir)
+        checkpoint = world.share(latest_checkpoint(run_dir))
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
+        self._replica = world.replica(self.model)
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train to the end, or until ``stop()`` asks: then a checkpoint is written and False returned.
+        """Train to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False returned.
 
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
         train, evaluation = self.spec.train, self.spec.eval
         while self.step < train.steps:
-            if stop():
+            if self.world.any(stop()):
                 self.save()
                 return False
             self._train_step()
@@ -69,13 +79,17 @@ class Trainer:
             if train.checkpoint_every and self.step % train.checkpoint_every == 0:
                 self.save()
         self.evaluate()
-        save_weights(self.run_dir / "model.safetensors", self.model)
+        if self.world.main:
+            save_weights(self.run_dir / "model.safetensors", self.model)
         return True
 
     def evaluate(self) -> dict[str, float]:
-        """Measure on held-out sequences and journal what comes out."""
+        """Measure on held-out sequences and journal what comes out. The main rank measures, the others wait."""
         self._check_loss(float(self._worst))
-        values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
+        values = {}
+        if self.world.main:
+            values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
+        values = self.world.share(values)
         self.journal.metrics(self.step, values)
         self._check_loss(values["eval/loss"])
         return values
@@ -84,7 +98,8 @@ class Trainer:
         """Write a checkpoint at the present step, unless it is there."""
         if self.step > self._saved:
             self._saved = self.step
-            save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
+            if self.world.main:
+                save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
 
     def _train_step(self) -> None:
         train = self.spec.train
@@ -92,26 +107,35 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = self.task.train_batch(self.step, train.batch_size)
-        tokens, targets = (torch.from_numpy(part).to(self.device) for part in (batch.tokens, batch.targets))
         scored = int(batch.scored.sum())
         logged = (self.step + 1) % train.log_every == 0 or self.step + 1 in (1, train.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, correct = torch.zeros(2, device=self.device).unbind()
-        parts = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True)
-        for tokens_part, targets_part in parts:
-            with self._autocast():
-                logits = self.model(tokens_part)
-            part = _summed_loss(logits, targets_part) / scored
-            part.backward()
-            loss = loss + part.detach()
-            if logged:
-                correct = correct + (logits.detach().argmax(-1) == targets_part).sum()
+        loss, correct = self._backward(batch, scored, logged)
         self._worst = torch.maximum(self._worst, loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         self.optimizer.step()
         self.step += 1
+        self.world.meet()  # whoever reads this step's figures waits for a GPU that waits for every rank's
         if logged:
-            self._log(float(loss), float(correct) / scored, float(norm), lr, tokens.numel())
+            self._log(float(loss), float(correct) / scored, float(norm), lr, batch.tokens.size)
+
+    def _backward(self, batch: Batch, scored: int, count_correct: bool) -> Tensor:
+        """Leave the batch's gradients in the parameters; returns its loss and its number of correct predictions [2]."""
+        train, rows = self.spec.train, self.world.rows(self.spec.train.batch_size)
+        tokens, targets = (torch.from_numpy(part[rows]).to(self.device) for part in (batch.tokens, batch.targets))
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = torch.zeros(2, device=self.device)
+        parts = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True)
+        for number, (tokens_part, targets_part) in enumerate(parts, start=1):
+            with self.world.apart(self._replica, number < train.accumulation):
+                with self._autocast():
+                    logits = self._replica(tokens_part)
+                loss = _summed_loss(logits, targets_part) / scored
+                loss.backward()
+            figures[0] += loss.detach()
+            if count_correct:
+                figures[1] += (logits.detach().argmax(-1) == targets_part).sum()
+        self.world.add(figures)
+        return figures
 
     def _log(self, loss: float, accuracy: float, norm: float, lr: float, tokens: int) -> None:
         """Journal a step's figures.
@@ -140,6 +164,13 @@ class Trainer:
         if self.spec.train.precision is Precision.fp32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _check_batch(train: TrainSpec, world: World) -> None:
+    unit = train.accumulation * world.size
+    if train.batch_size % unit:
+        allowed = f"a multiple of {unit} (train.accumulation={train.accumulation} × {world.size} processes)"
+        raise ConfigError("train.batch_size", train.batch_size, allowed)
 
 
 def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:

@@ -1,64 +1,98 @@
 """Run one trial: ``run_trial(spec, run_dir)`` → state. The journal tells the story; errors are raised, not kept."""
 
+import resource
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from deltalab.errors import UsageError
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal, State
+from deltalab.train.disk import is_full, resumable_when_full
+from deltalab.train.distributed import ALONE, World, pick_device
 from deltalab.train.loop import Diverged, Trainer
+
+LOST = "a rank was lost (killed, or its machine died); the trial continues from its checkpoint"
+
+
+class Unwritten(Journal):
+    """The journal of a rank that has no say: only the main rank writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def state(self, state: State, **details: Any) -> None:
+        """Nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
 
 
 def run_trial(
-    spec: TrialSpec, run_dir: Path, device: Device = Device.auto, stop: Callable[[], bool] = lambda: False
+    spec: TrialSpec,
+    run_dir: Path,
+    device: Device = Device.auto,
+    stop: Callable[[], bool] = lambda: False,
+    world: World = ALONE,
 ) -> State:
-    """Train and evaluate a trial, resuming from its newest checkpoint.
+    """Train and evaluate a trial, resuming from its newest checkpoint. Every rank of the world calls it.
 
     Args:
         spec: the frozen trial.
         run_dir: where journal, checkpoints and weights go; the caller holds its claim.
         device: auto takes a GPU where there is one.
-        stop: asked before every step; True ends the run after a checkpoint.
+        stop: asked before every step on every rank; True on one ends the run on all after a checkpoint.
+        world: the processes that train it together. After an exception this process leaves them.
 
     Returns:
-        ``completed``, ``diverged`` or ``preempted``.
+        ``completed``, ``diverged`` or ``preempted``, the same on every rank.
 
     Raises:
-        UsageError: ``device=cuda`` without a GPU.
-        Exception: whatever failed, after the journal says so.
+        UsageError: ``device=cuda`` without a GPU, or a batch that does not divide among the ranks.
+        DiskFull: there is no room for the run directory's files; the trial can be resumed.
+        Exception: whatever failed, after the journal says so. Where a rank was killed, the others' is that they lost
+            it: the trial can be resumed, as one process that was killed can.
     """
-    journal = Journal(run_dir)
+    with resumable_when_full(run_dir, writes=world.main):
+        journal = Journal(run_dir) if world.main else Unwritten()
+        ranks = {"world": world.size} if world.size > 1 else {}
+        try:
+            where = pick_device(device)
+            threads = torch.get_num_threads()
+            journal.state(State.running, device=str(where), threads=threads, steps=spec.train.steps, **ranks)
+            _forget_peak(where)
+            trainer = Trainer(spec, run_dir, where, journal, world)
+            state, details = _outcome(trainer, stop)
+        except Exception as error:
+            if not is_full(error):
+                cause = world.first_error(error)
+                state = State.failed if cause else State.preempted
+                journal.state(state, error=cause or LOST, traceback=traceback.format_exc())
+            raise
+        journal.state(state, **details, memory=_peak(where), **ranks)
+        return state
+
+
+def _outcome(trainer: Trainer, stop: Callable[[], bool]) -> tuple[State, dict[str, Any]]:
     try:
-        where = pick_device(device)
-        journal.state(State.running, device=str(where), threads=torch.get_num_threads(), steps=spec.train.steps)
-        trainer = Trainer(spec, run_dir, where, journal)
         finished = trainer.run(stop)
     except Diverged as end:
-        journal.state(State.diverged, error=str(end))
-        return State.diverged
-    except Exception as error:
-        lines = traceback.format_exception_only(error)
-        journal.state(State.failed, error=lines[-1].strip(), traceback=traceback.format_exc())
-        raise
-    if not finished:
-        journal.state(State.preempted, step=trainer.step)
-        return State.preempted
-    journal.state(State.completed, step=trainer.step)
-    return State.completed
+        return State.diverged, {"error": str(end)}
+    return State.completed if finished else State.preempted, {"step": trainer.step}
 
 
-def pick_device(device: Device) -> torch.device:
-    """The device to train on.
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
-    Raises:
-        UsageError: a GPU was asked for and none is there.
-    """
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
-    if device is Device.auto:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device.value)
+
+def _peak(device: torch.device) -> int:
+    """Most memory held so far in bytes: tensors of this trial on a GPU, all of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 
 class DeltalabLauncher(Launcher):
-    """``hydra/launcher=local|inline``: plans, dispatches and waits; exits with the study's code.
+    """``hydra/launcher=local|inline|slurm``: plans and dispatches; exits with the study's code.
 
     Args:
-        options: the fields of ``spec.launcher.LauncherSpec``.
+        options: the fields of ``spec.launcher.LauncherSpec`` (Slurm: ``SlurmSpec``).
     """
 
     def __init__(self, **options: Any) -> None:
@@ -27,11 +27,11 @@ class DeltalabLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from deltalab.dispatch.launch import launch_jobs
-        from deltalab.spec.launcher import LauncherSpec
+        from deltalab.spec.launcher import launcher_spec
         from deltalab.spec.load import launch_spec
 
         assert self._config is not None, "Hydra calls setup before launch"
-        code = launch_jobs(job_overrides, LauncherSpec(**self._options), launch_spec(self._config))
+        code = launch_jobs(job_overrides, launcher_spec(self._options), launch_spec(self._config))
         if code:
             sys.exit(code)
         return []

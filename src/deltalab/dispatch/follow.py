@@ -1,0 +1,178 @@
+"""Run a launch's trials on this machine, in a pool or in this process, and show them until the last one ends."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from deltalab.dispatch.job import LOG, StopSignal, run_one
+from deltalab.dispatch.local import LocalPool
+from deltalab.dispatch.progress import Followed, Progress
+from deltalab.dispatch.states import Observer
+from deltalab.errors import Busy
+from deltalab.spec.launcher import LauncherSpec
+from deltalab.study import ledger
+from deltalab.study.plan import Plan
+from deltalab.track.claim import alive
+from deltalab.track.journal import State
+
+TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
+POLL_SECONDS, ELSEWHERE_SECONDS = 0.2, 1.0
+DEATHS = 2
+"""Workers that may die over a trial before a launch leaves it."""
+ROUNDS = 20
+"""Times a launch queues what is left: an end for trials that no worker can even start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a launch has to do.
+
+    Attributes:
+        plan: the study.
+        pending: trial id → digest of the code it runs, in order. The plan's others are done, or run in another launch:
+            then they are followed, and run here if that launch dies.
+        code: digest of the present code.
+        launcher: how to run.
+        observer: looks at states.
+        console: where to show.
+    """
+
+    plan: Plan
+    pending: dict[str, str]
+    code: str
+    launcher: LauncherSpec
+    observer: Observer
+    console: Console
+
+    @property
+    def runs(self) -> Path:
+        return self.observer.runs
+
+    def batches(self, trials: list[str]) -> list[tuple[Path, str]]:
+        """(run directory, code) of trials."""
+        return [(ledger.trial_dir(self.runs, trial), self.pending.get(trial, self.code)) for trial in trials]
+
+    def followed(self) -> Iterator[Followed]:
+        """Every trial of the study with its display name."""
+        names = self.plan.names
+        for trial in self.plan.specs:
+            folder = ledger.trial_dir(self.runs, trial)
+            yield Followed(trial, names[trial], folder, skip_state=trial in self.pending)
+
+    def busy(self) -> bool:
+        """Whether any of the plan's trials still runs, in whatever process."""
+        return any(alive(ledger.trial_dir(self.runs, trial)) for trial in self.plan.specs)
+
+    def left(self, deaths: Counter[str]) -> tuple[list[str], bool]:
+        """Trials still to run here, and whether others wait in another launch's queue.
+
+        Those to run never started, were interrupted elsewhere or had a worker that died (counted, up to a bound, so
+        that a trial that kills its worker does not run for ever).
+        """
+        records = self.observer.records(self.plan.specs)
+        deaths.update(trial for trial, record in records.items() if record.state is State.lost)
+        elsewhere = {t for t, r in records.items() if r.state is State.queued and t not in self.pending}
+        open_ = (t for t, r in records.items() if r.state in TO_RUN and t not in elsewhere)
+        return [trial for trial in open_ if deaths[trial] < DEATHS], bool(elsewhere)
+
+
+def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
+    """Run the work in a pool of workers.
+
+    Args:
+        work: what to do.
+        folder: the submission's folder, for the workers' files.
+        stop: asked by Ctrl-C.
+    """
+    pool = LocalPool(work.launcher, work.runs, folder / "logs")
+    pool.add(work.batches(list(work.pending)))
+    deaths: Counter[str] = Counter()
+    stopping = False
+    rounds = 0
+    with Progress(work.console, work.followed()) as progress:
+        while True:
+            working = pool.turn()
+            progress.show()
+            if stop() and not stopping:
+                stopping = True
+                work.console.print("Stopping: running trials write a checkpoint (a few seconds).", highlight=False)
+            if stopping:
+                pool.stop()  # again and again: a worker that is just starting does not listen yet
+            if stopping and not working:
+                return
+            if not working and not work.busy():
+                again, elsewhere = work.left(deaths)
+                if again and rounds < ROUNDS:
+                    pool.add(work.batches(again), alone=True)
+                    rounds += 1
+                elif not elsewhere:
+                    return
+                else:
+                    time.sleep(ELSEWHERE_SECONDS)
+            time.sleep(POLL_SECONDS)
+
+
+def run_inline(work: Work, stop: StopSignal) -> None:
+    """One trial after another in this process, with the present code; a trial that fails is in its log, the others go
+    on.
+
+    Trials that run in another launch are left to it.
+    """
+    threads = work.launcher.threads or len(os.sched_getaffinity(0))
+    with Progress(work.console, work.followed()) as progress, _refreshing(progress):
+        for folder, _ in work.batches(list(work.pending)):
+            if stop():
+                return
+            try:
+                run_one(folder, work.launcher.device, threads, stop)
+            except Busy as busy:
+                work.console.print(str(busy), highlight=False)
+            except Exception:
+                with (folder / LOG).open("a") as log:
+                    traceback.print_exc(file=log)
+
+
+@contextlib.contextmanager
+def _refreshing(progress: Progress) -> Iterator[None]:
+    """Keep the display fresh from a thread while this one trains."""
+    done = threading.Event()
+
+    def refresh() -> None:
+        while not done.wait(0.3):
+            progress.show()
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        progress.show()
+
+
+@contextlib.contextmanager
+def stops_on_ctrl_c(stop: StopSignal) -> Iterator[None]:
+    """First Ctrl-C (or SIGTERM) asks for a clean stop, a second Ctrl-C interrupts."""
+
+    def ask(signum: int, frame: Any) -> None:
+        if stop.asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.ask()
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""What a trial will take, from earlier trials of the same shape: time and memory.
+
+RUNS/timings/<key>.json holds the newest measurement; the key is a hash of what decides speed (variant, model, data,
+batch, precision, evaluation) and of nothing else, so that seeds, learning rates and longer training share it.
+Time is modelled as start + steps · step + evaluations · evaluation.
+"""
+
+import hashlib
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from deltalab.spec.trial import TrialSpec
+from deltalab.track import journal
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import State
+
+FOLDER = "timings"
+SPEED = {
+    "variant": ("decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
+    "train": ("batch_size", "accumulation", "precision"),
+    "eval": ("sequences", "batch_size"),
+}
+"""Of these parts of a spec only these fields decide speed; of model and data all."""
+CALIBRATION_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """A measurement.
+
+    Attributes:
+        trial: the trial measured.
+        device: where it ran, e.g. ``cpu`` or ``cuda``.
+        start: seconds from the run's begin to its first step's end.
+        step: seconds a step takes.
+        evaluation: seconds an evaluation takes.
+        memory: peak bytes, or 0 when it was not measured.
+        processes: processes the trial ran as.
+    """
+
+    trial: str
+    device: str
+    start: float
+    step: float
+    evaluation: float
+    memory: int = 0
+    processes: int = 1
+
+    def seconds(self, spec: TrialSpec, done: int = 0) -> float:
+        """Time a trial takes from a finished step on."""
+        every = spec.eval.every
+        evaluations = 1 + ((spec.train.steps - 1) // every - done // every if every else 0)
+        return self.start + self.step * max(0, spec.train.steps - done) + self.evaluation * evaluations
+
+
+def key(spec: TrialSpec) -> str:
+    """Equal for trials that take the same time a step."""
+    plain = spec.to_dict()
+    kept = {
+        part: {name: plain[part][name] for name in SPEED.get(part, plain[part])}
+        for part in ("variant", "model", "data", "train", "eval")
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(runs: Path, spec: TrialSpec) -> Timing | None:
+    """The newest measurement for a trial's shape, or None."""
+    try:
+        return Timing(**json.loads(_path(runs, spec).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def learn(runs: Path, spec: TrialSpec, run_dir: Path) -> None:
+    """Keep what a completed trial's last execution measured."""
+    lines, _ = journal.entries(run_dir)
+    if (timing := _measured(spec, lines)) is not None:
+        write_atomic(_path(runs, spec), json.dumps(asdict(timing), indent=1))
+
+
+def _path(runs: Path, spec: TrialSpec) -> Path:
+    return runs / FOLDER / f"{key(spec)}.json"
+
+
+def _measured(spec: TrialSpec, lines: list[dict[str, Any]]) -> Timing | None:
+    """From the journal's times: steps between neighbouring training lines, evaluations after them."""
+    begins = [place for place, line in enumerate(lines) if line.get("state") == State.running.value]
+    last = lines[begins[-1] :] if begins else []
+    if not last or last[-1].get("state") != State.completed.value:
+        return None
+    steps, evaluations = [], []
+    for one, two in pairwise(line for line in last if line["event"] == "metrics"):
+        trained = "train/loss" in two["values"]
+        if trained and "train/loss" in one["values"] and two["step"] > one["step"]:
+            steps.append((two["t"] - one["t"]) / (two["step"] - one["step"]))
+        elif not trained:
+            evaluations.append(two["t"] - one["t"])
+    if not steps:
+        return None
+    return Timing(
+        trial=spec.trial_id,
+        device=str(last[0].get("device", "")).split(":")[0],
+        start=max(0.0, last[1]["t"] - last[0]["t"]),
+        step=statistics.median(steps),
+        evaluation=statistics.median(evaluations) if evaluations else 0.0,
+        memory=int(last[-1].get("memory", 0)),
+        processes=int(last[0].get("world", 1)),
+    )

@@ -1,0 +1,35 @@
+"""What the tests of training share: a stop at a step, and what came out of a run."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from deltalab.track import journal
+
+TIMING = "train/tokens_per_second"
+
+
+class StopAt:
+    """Asks to stop once the trainer has asked this many times."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, float]]]:
+    """Final weights, and the metrics that do not depend on the machine."""
+    metrics = journal.read(folder).metrics
+    return load_file(folder / "model.safetensors"), {k: v for k, v in metrics.items() if k != TIMING}
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs ended bitwise equal."""
+    (weights, metrics), (expected, recorded) = outcome(one), outcome(other)
+    assert metrics == recorded
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
