@@ -157,6 +157,31 @@ def sync(
     _console().print(f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False)
 
 
+@app.command()
+def gc(
+    runs: Runs = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="Also run directories that no study names.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable; never asks.")] = False,
+) -> None:
+    """List what nothing in the runs folder needs any more, and remove it when told to."""
+    from deltalab.dispatch.garbage import run_gc
+
+    raise typer.Exit(run_gc(runs, yes, trials, as_json))
+
+
+@app.command()
+def doctor(
+    runs: Runs = RUNS,
+    uri: Annotated[str | None, typer.Option(help="MLflow tracking URI.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what works on this machine and how to mend what does not."""
+    from deltalab.dispatch.doctor.run import run_doctor
+
+    raise typer.Exit(run_doctor(runs, uri, as_json))
+
+
 def main() -> None:
     """Entry point; mistakes are one line with exit code 2, failures 1."""
     try:

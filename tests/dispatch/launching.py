@@ -2,20 +2,23 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deltalab.spec import load
 from deltalab.study import ledger
+from deltalab.track import journal
 from deltalab.track.journal import State
 from tests.specs import study_file
 
 LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
 QUIET = "tracking=none"
+RATE = "train/tokens_per_second"
 
 
 class Desk:
@@ -23,12 +26,15 @@ class Desk:
 
     Args:
         folder: an empty directory.
+        root: the checkout whose code is run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.runs = folder, folder / "runs"
+    def __init__(self, folder: Path, root: Path = load.ROOT) -> None:
+        self.folder, self.runs, self.root = folder, folder / "runs", root
         self.env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
         self.env |= {"DELTALAB_RUNS": str(self.runs), "COLUMNS": "200"}
+        if root != load.ROOT:
+            self.env["PYTHONPATH"] = str(root / "src")
 
     def study(self, text: str, name: str = "ask") -> str:
         """Write a study file and return its path."""
@@ -36,13 +42,21 @@ class Desk:
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``python launch.py ARGUMENTS`` to its end."""
-        return self._run([str(load.ROOT / "launch.py"), *arguments])
+        return self._run([str(self.root / "launch.py"), *arguments])
 
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """``python launch.py ARGUMENTS`` in a process group of its own, as a terminal starts it."""
-        with (self.folder / "said.txt").open("w") as said:
+    def start(self, *arguments: str, to: str = "said.txt") -> "subprocess.Popen[bytes]":
+        """``python launch.py ARGUMENTS`` in a process group of its own, as a terminal starts it, its output in a file
+        of the folder."""
+        return self._start([str(self.root / "launch.py"), *arguments], to)
+
+    def start_deltalab(self, *arguments: str, to: str) -> "subprocess.Popen[bytes]":
+        """``deltalab ARGUMENTS`` likewise."""
+        return self._start(["-m", "deltalab", *arguments], to)
+
+    def _start(self, command: list[str], to: str) -> "subprocess.Popen[bytes]":
+        with (self.folder / to).open("w") as said:
             return subprocess.Popen(
-                [sys.executable, str(load.ROOT / "launch.py"), *arguments],
+                [sys.executable, *command],
                 cwd=self.folder,
                 env=self.env,
                 stdout=said,
@@ -85,8 +99,8 @@ class Desk:
         records = {trial: ledger.record_of(self.runs, trial) for trial in self.trials()}
         return {trial for trial, record in records.items() if record.state is State.running and record.step >= 1}
 
-    def workers(self) -> list[int]:
-        """Processes alive that belong to this desk's trials (and to nothing else)."""
+    def workers(self, *modules: str) -> list[int]:
+        """Processes alive that belong to this desk's trials (and to nothing else), all or those that run modules."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -95,7 +109,7 @@ class Desk:
                     zombie = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
                 except OSError:
                     continue
-                ours = "submitit" in command or "deltalab.track.mlflow" in command
+                ours = any(module in command for module in modules or ("submitit", "deltalab.track.mlflow"))
                 if ours and str(self.runs) in command and not zombie:
                     found.append(int(entry.name))
         return found
@@ -116,3 +130,39 @@ def kill(pid: int) -> None:
     """kill -9, whatever became of the process."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def results(runs: Path, trials: Iterable[str]) -> dict[str, tuple[bytes, dict[str, dict[int, float]]]]:
+    """Trial → its final weights as bytes and every metric at every step, less the one that measures the machine."""
+    found = {}
+    for trial in trials:
+        folder = ledger.trial_dir(runs, trial)
+        metrics = journal.read(folder).metrics
+        metrics.pop(RATE, None)
+        found[trial] = (folder / "model.safetensors").read_bytes(), metrics
+    return found
+
+
+def executions(run_dir: Path) -> list[list[int]]:
+    """The steps that each execution of a trial logged, in the order of the journal, which ``running`` begins anew."""
+    found: list[list[int]] = []
+    for line in journal.entries(run_dir)[0]:
+        if line.get("state") == State.running.value:
+            found.append([])
+        elif RATE in line.get("values", {}):
+            found[-1].append(line["step"])
+    return found
+
+
+def states_told(run_dir: Path) -> list[str]:
+    """The states of a trial's journal, in order."""
+    return [line["state"] for line in journal.entries(run_dir)[0] if line["event"] == "state"]
+
+
+def copy_checkout(to: Path) -> Path:
+    """What of this checkout is needed to launch, copied: a checkout that a test may edit."""
+    for name in ("src", "conf", "sweeps"):
+        shutil.copytree(load.ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("launch.py", "pyproject.toml"):
+        shutil.copy2(load.ROOT / name, to / name)
+    return to

@@ -9,13 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deltalab.dispatch import doctor
-from deltalab.dispatch.doctor import Verdict, check_folder, check_mlflow, check_slurm, examine
+from deltalab.dispatch.doctor import findings, machine, run
+from deltalab.dispatch.doctor.cluster import check_slurm
+from deltalab.dispatch.doctor.findings import Check, Verdict
+from deltalab.dispatch.doctor.machine import MLFLOW_SECONDS, check_folder, check_mlflow, check_python
+from deltalab.dispatch.doctor.run import examine
 from deltalab.track.provenance import gpus
 from tests.dispatch.launching import Desk
 
@@ -103,6 +107,31 @@ class TestHere:
     @pytest.mark.usefixtures("done")
     def test_it_leaves_nothing_behind(self, home: Desk) -> None:
         assert list(home.folder.iterdir()) == []
+
+
+class TestPackages:
+    @pytest.fixture
+    def project(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(machine, "ROOT", tmp_path)
+        return tmp_path / "pyproject.toml"
+
+    def test_one_that_is_missing_or_out_of_range_is_named_with_what_is_allowed(self, project: Path) -> None:
+        needed = ["numpy>=2.0,<3", "rich<2", "no-such-thing>=1", "not-here>=1; platform_system == 'Plan9'"]
+        project.write_text(f"[project]\nrequires-python = '>=3.11'\ndependencies = {json.dumps(needed)}\n")
+        python, packages = check_python()
+        assert python.verdict is Verdict.ok
+        assert packages.verdict is Verdict.broken
+        assert packages.found == f"rich {version('rich')} (needs <2), no-such-thing missing (needs >=1)"
+        assert "make install" in packages.mend
+
+    def test_a_python_that_is_too_old_is_broken(self, project: Path) -> None:
+        project.write_text("[project]\nrequires-python = '>=3.99'\ndependencies = []\n")
+        python, _ = check_python()
+        assert python.verdict is Verdict.broken
+        assert "deltalab needs >=3.99" in python.found
+
+    def test_without_a_checkout_what_was_installed_says_it(self, project: Path) -> None:
+        assert "torch" in check_python()[1].found
 
 
 @pytest.mark.gpu
@@ -196,7 +225,7 @@ class TestMlflow:
         uri = f"sqlite:///{tmp_path / 'store.db'}"
         make = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
         subprocess.run([sys.executable, "-c", make, uri], cwd=tmp_path, capture_output=True, check=True)
-        assert check_mlflow(tmp_path, uri) == doctor.Check("MLflow", Verdict.ok, f"{uri} answers")
+        assert check_mlflow(tmp_path, uri) == Check("MLflow", Verdict.ok, f"{uri} answers")
         (tmp_path / "store.db").write_text("no database")
         assert "file is not a database" in check_mlflow(tmp_path, uri).found
 
@@ -204,9 +233,9 @@ class TestMlflow:
     def test_a_server_that_never_answers_is_not_waited_for(self, tmp_path: Path, silent: str) -> None:
         began = time.monotonic()
         check = check_mlflow(tmp_path, silent)
-        assert time.monotonic() - began < doctor.MLFLOW_SECONDS + 2
+        assert time.monotonic() - began < MLFLOW_SECONDS + 2
         assert check.verdict is Verdict.note
-        assert "timed out" in check.found
+        assert "timed out" in check.found or "no answer in" in check.found
 
 
 class TestSlurm:
@@ -255,15 +284,15 @@ class TestSlurm:
 
     def test_a_program_that_hangs_is_told(self, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster(programs, sacct="exec sleep 60")
-        monkeypatch.setattr(doctor, "TOOL_SECONDS", 0.5)
+        monkeypatch.setattr(findings, "TOOL_SECONDS", 0.5)
         accounting = check_slurm()[1]
-        assert accounting.found == "sacct gave no answer in 0.5 s"
+        assert accounting.found == "no answer in 0.5 s"
 
 
 class TestExamine:
     def test_a_group_that_hangs_is_given_up_and_the_others_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "DEADLINE_SECONDS", 0.3)
-        fine = doctor.Check("git", Verdict.ok, "here")
+        monkeypatch.setattr(run, "DEADLINE_SECONDS", 0.3)
+        fine = Check("git", Verdict.ok, "here")
         ended = threading.Event()
         groups = {"git": lambda: [fine], "Slurm": lambda: [fine] * ended.wait(60), "machine": lambda: ended.wait(60)}
         found = dict(examine(groups))  # type: ignore[arg-type]
@@ -274,7 +303,7 @@ class TestExamine:
         assert found["machine"][0].found == "no answer in 0.3 s"
 
     def test_a_check_that_fails_hides_no_other(self) -> None:
-        fine = doctor.Check("git", Verdict.ok, "here")
+        fine = Check("git", Verdict.ok, "here")
         found = dict(examine({"machine": lambda: [1 / 0], "git": lambda: [fine]}))  # type: ignore[list-item]
         assert found["git"] == [fine]
         assert "ZeroDivisionError" in found["machine"][0].found

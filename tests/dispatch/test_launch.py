@@ -46,7 +46,8 @@ def test_a_study_runs_is_shown_and_is_not_run_twice(desk: Desk) -> None:
     assert "nothing to run" in second.stdout
     after = {trial: (ledger.trial_dir(desk.runs, trial) / journal.FILE).read_bytes() for trial in desk.trials()}
     assert before == after
-    assert not list((desk.runs / ".submitit").iterdir())
+    assert not list(desk.runs.glob("submissions/*/logs/*"))
+    assert not list(desk.runs.glob("submissions/*/claim*"))
 
 
 def test_an_ordinary_multirun_runs_every_combination(desk: Desk) -> None:
@@ -68,7 +69,7 @@ def test_a_single_trial_runs_in_this_process(desk: Desk) -> None:
     assert list(cell.trials) == [3]
     assert cell.levels == {"variant": "kda"}
     assert desk.states("single") == [State.completed]
-    assert not (desk.runs / ".submitit").exists()
+    assert not list(desk.runs.glob("submissions/*/logs"))
 
 
 @pytest.mark.parametrize("launcher", ["local", "inline"])
@@ -187,7 +188,7 @@ def test_another_launch_of_the_same_study_follows_the_first_to_its_end(desk: Des
     assert desk.states() == [State.completed] * 4
     for trial in desk.trials():
         lines, _ = journal.entries(ledger.trial_dir(desk.runs, trial))
-        assert [line["state"] for line in lines if line["event"] == "state"] == ["running", "completed"]
+        assert [line["state"] for line in lines if line["event"] == "state"] == ["queued", "running", "completed"]
 
 
 def test_a_launch_that_asks_for_other_trials_says_so(desk: Desk) -> None:

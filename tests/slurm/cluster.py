@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ Answer = TypeVar("Answer")
 HERE = Path(__file__).parent
 FOLDER = Path("/tmp/deltalab-slurm-tests")
 PORT = 27817
+MAX_ARRAY = 4
+"""Tasks an array may have, so that small studies are split already."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
 
 
@@ -56,6 +59,7 @@ class Cluster:
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
         self._settings = {"SLURM_DIR": str(folder), "SLURM_BASE_PORT": str(PORT)}
+        self._settings |= {"SLURM_PREEMPT_SIGNAL": "user", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     @contextlib.contextmanager
@@ -71,15 +75,14 @@ class Cluster:
             finally:
                 self._script("down.sh")
 
-    def set(self, *, preempt: str | None = None, max_array: int | None = None) -> None:
-        """Change settings; jobs are not touched.
+    def set(self, *, preempt: str = "user", max_array: int = MAX_ARRAY) -> None:
+        """Change settings (those left out become what they were first); jobs are not touched.
 
         Args:
             preempt: user (the signal of --signal) or term (SIGTERM only).
             max_array: MaxArraySize.
         """
-        wanted = {"SLURM_PREEMPT_SIGNAL": preempt, "SLURM_MAX_ARRAY": max_array}
-        changed = self._settings | {key: str(value) for key, value in wanted.items() if value is not None}
+        changed = self._settings | {"SLURM_PREEMPT_SIGNAL": preempt, "SLURM_MAX_ARRAY": str(max_array)}
         if changed != self._settings:
             self._settings = changed
             self._script("up.sh")
@@ -106,7 +109,7 @@ class Cluster:
         columns = "--format=JobID,State,ExitCode"
         said = self.call("sacct", "-n", "-P", "-X", "--duplicates", f"--jobs={job}", columns)
         rows = [line.split("|") for line in said.splitlines()]
-        return [Job(name, state.split()[0], code) for name, state, code in rows]
+        return [Job(name, state.split()[0], code) for names, state, code in rows for name in _expanded(names)]
 
     def ended(self, job: str) -> list[str]:
         """States in which a job's or array's runs ended, empty as long as something of it waits or runs."""
@@ -161,6 +164,15 @@ class Cluster:
             )
         if done.returncode:
             raise RuntimeError(f"{name} failed: {log.read_text().strip().splitlines()[-1]}")
+
+
+def _expanded(names: str) -> list[str]:
+    """Accounting's ``12_[0-2,5%4]``, tasks that never started, as ``12_0`` … ``12_5``."""
+    match = re.fullmatch(r"(\d+_)\[([\d,-]+)(?:%\d+)?\]", names)
+    if match is None:
+        return [names]
+    ends = [[int(end) for end in part.split("-")] for part in match[2].split(",")]
+    return [f"{match[1]}{index}" for first, *last in ends for index in range(first, (last or [first])[0] + 1)]
 
 
 def _processes(what: str) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, Job
+from tests.slurm.cluster import MAX_ARRAY, Cluster, Job
 
 pytestmark = pytest.mark.slurm
 LOW = ("--partition=low", "--time=5", "--signal=B:USR2@30")
@@ -73,8 +73,8 @@ def test_submitting_more_than_the_limit_is_refused(cluster: Cluster, option: str
 
 
 def test_an_array_larger_than_the_limit_is_refused(cluster: Cluster) -> None:
-    cluster.set(max_array=5)
-    assert "Invalid job array specification" in cluster.call("sbatch", "--array=0-5", "--wrap=true", code=1)
-    job = cluster.sbatch("true", "--array=0-4")
-    assert cluster.wait(lambda: cluster.ended(job)) == ["COMPLETED"] * 5
-    cluster.set(max_array=1001)
+    assert "Invalid job array specification" in cluster.call("sbatch", f"--array=0-{MAX_ARRAY}", "--wrap=true", code=1)
+    cluster.set(max_array=MAX_ARRAY + 1)
+    job = cluster.sbatch("true", f"--array=0-{MAX_ARRAY}")
+    assert cluster.wait(lambda: cluster.ended(job)) == ["COMPLETED"] * (MAX_ARRAY + 1)
+    cluster.set()

@@ -108,7 +108,7 @@ GresTypes=gpu
 ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=2,batch_sched_delay=0
-MinJobAge=300
+MinJobAge=900
 MaxArraySize=${SLURM_MAX_ARRAY:-1001}
 # well under cred_expire: a requeued job that starts where its old step still dies drains the node ("Duplicate jobid")
 KillWait=4

@@ -74,6 +74,21 @@ def test_a_run_killed_between_checkpoints_redoes_the_steps_and_ends_the_same(
     assert_equal(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("change", "stop", "state"),
+    [
+        ("train.steps=2", 9, State.completed),
+        ("train.steps=2", 1, State.preempted),
+        ("train.loss_bound=0.01", 9, State.diverged),
+    ],
+)
+def test_the_last_line_says_how_much_memory_it_took(tmp_path: Path, change: str, stop: int, state: State) -> None:
+    assert run_trial(trial(change), tmp_path, Device.cpu, StopAt(stop)) is state
+    details = journal.read(tmp_path).details
+    assert 10 * 2**20 < details["memory"] < 2**40
+    assert "world" not in details
+
+
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     spec = trial()
     run_trial(spec, tmp_path, Device.cpu, StopAt(5))

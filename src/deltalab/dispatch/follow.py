@@ -76,11 +76,11 @@ class Work:
     def left(self, deaths: Counter[str]) -> tuple[list[str], bool]:
         """Trials still to run here, and whether others wait in another launch's queue.
 
-        Those to run never started, were interrupted elsewhere or had a worker that died (counted, up to a bound, so
-        that a trial that kills its worker does not run for ever).
+        Those to run never started, were interrupted elsewhere or had a worker that died or met a full disk (counted,
+        up to a bound, so that a trial that kills its worker does not run for ever).
         """
         records = self.observer.records(self.plan.specs)
-        deaths.update(trial for trial, record in records.items() if record.state is State.lost)
+        deaths.update(t for t, r in records.items() if r.state in (State.lost, State.preempted))
         elsewhere = {t for t, r in records.items() if r.state is State.queued and t not in self.pending}
         open_ = (t for t, r in records.items() if r.state in TO_RUN and t not in elsewhere)
         return [trial for trial in open_ if deaths[trial] < DEATHS], bool(elsewhere)

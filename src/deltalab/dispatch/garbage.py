@@ -43,7 +43,7 @@ class Kind(Enum):
     claim = "claims of processes that are gone"
     temporary = "temporary files of processes that are gone"
     submission = "submissions whose trials all ended and whose launcher is gone"
-    trial = "run directories that no study names"
+    trial = "run directories that no study names, their results included"
     snapshot = "code snapshots that no trial and no unfinished submission names"
 
 

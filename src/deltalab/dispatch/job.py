@@ -131,7 +131,7 @@ def _attempted(
     failed: dict[Path, Exception | None],
 ) -> bool:
     """Whether a trial needs no further attempt; an error is noted and the others go on, unless ranks share them."""
-    if stop():
+    if stop() if world is None else world.any(stop()):
         return True
     try:
         with _output_to(folder / LOG):

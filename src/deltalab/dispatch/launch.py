@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
+from deltalab.dispatch.gpus import gpu_shares
 from deltalab.dispatch.show import make_console, plan_json, show_plan
 from deltalab.dispatch.states import Observer
 from deltalab.errors import UsageError
@@ -104,7 +105,6 @@ def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Pl
 
 def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSpec) -> int:
     """Plan a study and, unless ``plan`` says otherwise, run it; returns the exit code."""
-    from deltalab.dispatch import slurm
     from deltalab.dispatch.submit import Launch
 
     console, observer = make_console(stderr=settings.json), Observer(settings.runs)
@@ -119,21 +119,17 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
         arguments=sys.argv[1:],
         console=console,
     )
-    if launcher.kind is Kind.slurm and settings.plan is not Planning.true:
-        slurm.refuse_without_slurm()
-    elif launcher.device is Device.cuda and settings.plan is not Planning.true and not gpus():
-        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
+    if settings.plan is not Planning.true:
+        _refuse_impossible(plan, launcher)
     if settings.plan is Planning.calibrate:
         _calibrate(plan, launch, console)
         plan = request.plan(observer)
     if settings.json:
         print(json.dumps(plan_json(plan, launcher), indent=1))
-    if settings.plan is not Planning.false:
-        if not settings.json:
-            show_plan(console, plan, launcher)
-        return 0
-    if not settings.json:
+    else:
         show_plan(console, plan, launcher)
+    if settings.plan is not Planning.false:
+        return 0
     _confirm(plan, launcher, settings.confirmed)
     return launch.run(plan)
 
@@ -155,6 +151,29 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
     measured = Plan(study=study, cells=cells, specs=specs, records=launch.observer.records(specs))
     tracking = replace(launch.tracking, mlflow=False)
     replace(launch, replan=lambda: measured, tracking=tracking, arguments=[]).run(measured)
+
+
+def _refuse_impossible(plan: Plan, launcher: LauncherSpec) -> None:
+    """Say before anything starts what this machine, or a batch, cannot do.
+
+    Raises:
+        UsageError: no Slurm, no GPU, too few GPUs, or a batch that a trial's processes cannot divide.
+    """
+    processes = launcher.processes
+    if launcher.kind is Kind.slurm:
+        from deltalab.dispatch.slurm import refuse_without_slurm
+
+        refuse_without_slurm()
+    elif launcher.device is Device.cuda and not gpus():
+        raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
+    elif not gpu_shares(launcher):
+        processes = 1
+    for trial, spec in plan.specs.items():
+        if spec.train.batch_size % (spec.train.accumulation * processes):
+            raise UsageError(
+                f"{plan.names[trial]}: train.batch_size={spec.train.batch_size}: allowed is a multiple of "
+                f"train.accumulation × {processes} processes (hydra.launcher.gpus_per_trial and nodes)"
+            )
 
 
 def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:
@@ -189,9 +208,7 @@ def _other_code(plan: Plan, runs: Path) -> list[str]:
             open_ = sum(not plan.records[trial].state.terminal for trial in trials)
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             theirs = f"; {open_} are not done, hydra.launcher.code=submitted continues with theirs" if open_ else ""
-            warnings.append(
-                f"{len(trials)} trials ran other code than today's: {files[0]}{more} changed since{theirs}"
-            )
+            warnings.append(f"{len(trials)} trials ran other code than today's: {files[0]}{more} changed since{theirs}")
     return warnings
 
 

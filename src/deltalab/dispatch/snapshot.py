@@ -42,7 +42,9 @@ def take(root: Path, runs: Path) -> str:
     files = _files(root, runs)
     digest = _digest(root, files)
     final = folder_of(runs, digest)
-    if not final.exists():
+    if final.exists():
+        os.utime(final)  # in use: nothing that collects garbage takes it now
+    else:
         part = final.with_name(f".{digest}.{os.getpid()}")
         for name in files:
             (part / name).parent.mkdir(parents=True, exist_ok=True)

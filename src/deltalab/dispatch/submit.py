@@ -14,7 +14,6 @@ from rich.console import Console
 from deltalab.dispatch import slurm, snapshot
 from deltalab.dispatch.follow import Work, run_inline, run_pool, stops_on_ctrl_c
 from deltalab.dispatch.job import CANCEL, LOG, StopSignal
-from deltalab.dispatch.local import gpu_shares
 from deltalab.dispatch.mirror import Mirror
 from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import SlurmError
@@ -74,7 +73,6 @@ class Launch:
         """
         if self.launcher.kind is Kind.slurm:
             return self._submit(plan)
-        gpu_shares(self.launcher)
         began, stop, ran = time.monotonic(), StopSignal(), False
         while self._attend(plan, stop):
             ran = True

@@ -79,6 +79,7 @@ class SlurmSchema(SlurmSpec):
     _convert_: str = "all"
 
 
+@functools.cache
 def register() -> None:
     """Put the schemas into Hydra's store; calling it again changes nothing."""
     store = ConfigStore.instance()

@@ -1,0 +1,1 @@
+"""What a launch costs beside the trials themselves: ``python -m benchmarks.orchestration``."""

@@ -1,0 +1,1 @@
+"""``deltalab doctor``: findings about this machine, what computes, the cluster."""

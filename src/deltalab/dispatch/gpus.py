@@ -1,0 +1,30 @@
+"""This machine's GPUs and how the local pool's workers share them."""
+
+import os
+
+from deltalab.errors import UsageError
+from deltalab.spec.launcher import Device, LauncherSpec
+from deltalab.track.provenance import gpus
+
+
+def gpu_shares(launcher: LauncherSpec) -> list[str]:
+    """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; empty where trials use none.
+
+    Raises:
+        UsageError: a trial needs more GPUs than there are.
+    """
+    found = [] if launcher.device is Device.cpu or not launcher.gpus_per_trial else visible_gpus()
+    each = launcher.gpus_per_trial
+    if found and each > len(found):
+        raise UsageError(f"hydra.launcher.gpus_per_trial={each}: allowed is up to {len(found)}, the GPUs visible here")
+    if each <= 1:
+        return found * launcher.trials_per_gpu
+    return [",".join(found[start : start + each]) for start in range(0, len(found) - each + 1, each)]
+
+
+def visible_gpus() -> list[str]:
+    """Indices or UUIDs of the GPUs this process may use, asked of the driver and not of torch."""
+    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if masked is not None:
+        return [part.strip() for part in masked.split(",") if part.strip() not in ("", "-1")]
+    return [str(index) for index in range(len(gpus()))]

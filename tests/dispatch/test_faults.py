@@ -1,0 +1,188 @@
+"""A study whose workers and launchers are killed at random ends with the results of one that nobody disturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from deltalab.dispatch import garbage
+from deltalab.study import ledger
+from deltalab.track import journal
+from deltalab.track.claim import alive
+from deltalab.track.journal import State
+from tests.dispatch.launching import LOCAL, QUIET, RATE, Desk, executions, kill, results, states_told
+
+pytestmark = pytest.mark.slow
+
+SEED = int(os.environ.get("FAULT_SEED", "20"))
+"""Of the generator that draws the faults; another one makes another storm."""
+VICTIMS = {"launcher": 8, "submitit.local._local": 8, "submitit.core._submit": 18}
+"""How often the launcher, a worker's parent (submitit's, which waits for it) and a worker itself are killed."""
+LEAST_KILLS, LAUNCHES = 30, 40
+STEPS, CHECKPOINT = 120, 10
+STUDY = f"""
+question: does it survive?
+baseline: {{variant: gated_delta_net_2}}
+factors: {{variant: [gated_delta_net_2, delta_net, kda, gated_delta_net]}}
+seeds: [0, 1, 2, 3, 4, 5]
+overrides:
+  {{train: smoke, train.steps: {STEPS}, train.batch_size: 8, train.log_every: 1, train.checkpoint_every: {CHECKPOINT},
+   eval.every: 25, eval.sequences: 8, model.depth: 1, model.mlp_width: 16}}
+metrics: {{eval/accuracy: max, eval/loss: min}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A kill -9 to come.
+
+    Attributes:
+        victim: "launcher", or the module that a process of the pool runs.
+        which: of several such processes, as a share of their number.
+        steps: further steps in the whole study after which it is due,
+        seconds: or seconds, whichever passes first: so that start-up is hit too, and no storm outlasts its study.
+        pause: seconds from a launcher's death to the next launch.
+    """
+
+    victim: str
+    which: float
+    steps: int
+    seconds: float
+    pause: float
+
+
+def draw(seed: int) -> list[Fault]:
+    """The faults of a seed."""
+    chance = random.Random(seed)
+    victims = [victim for victim, times in VICTIMS.items() for _ in range(times)]
+    chance.shuffle(victims)
+    return [
+        Fault(
+            victim=victim,
+            which=chance.random(),
+            steps=chance.randint(1, 120),
+            seconds=chance.uniform(0.1, 6),
+            pause=chance.choice((0, 0, chance.uniform(0, 3))),
+        )
+        for victim in victims
+    ]
+
+
+def test_a_study_killed_at_random_equals_one_that_nobody_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, stormy = Desk(tmp_path / "calm"), Desk(tmp_path / "stormy")
+    for desk in (calm, stormy):
+        desk.folder.mkdir()
+    undisturbed = calm.start("-m", f"study={calm.study(STUDY)}", "hydra/launcher=inline", *LOCAL, QUIET)
+    kills = storm(stormy, draw(SEED))
+    print(f"seed {SEED}: killed {dict(kills)}, {kills.total()} in all")
+    assert undisturbed.wait(timeout=600) == 0
+    assert kills.total() >= LEAST_KILLS
+    assert kills["launcher"] >= VICTIMS["launcher"] - 2
+    trials = stormy.trials()
+    assert trials == calm.trials()
+    assert len(trials) == 24
+    assert results(stormy.runs, trials) == results(calm.runs, trials)
+    for trial in trials:
+        assert_one_at_a_time_and_little_redone(ledger.trial_dir(stormy.runs, trial))
+        assert_logged_the_same(ledger.trial_dir(stormy.runs, trial), ledger.trial_dir(calm.runs, trial))
+    assert sum(len(executions(ledger.trial_dir(stormy.runs, trial))) for trial in trials) > len(trials)
+    assert_nothing_left(stormy, monkeypatch)
+
+
+def storm(desk: Desk, faults: list[Fault]) -> Counter[str]:
+    """Launch the study again and again, killing as the faults say, until a launch says that all is done.
+
+    Returns:
+        Kills by victim.
+    """
+    left, kills = deque(faults), Counter[str]()
+    arguments = ("-m", f"study={desk.study(STUDY)}", "hydra/launcher=local", *LOCAL, QUIET)
+    for _ in range(LAUNCHES):
+        launcher = desk.start(*arguments)
+        while left and strikes(desk, launcher, left[0]):
+            fault = left.popleft()
+            kills[fault.victim] += 1
+            if fault.victim == "launcher":
+                assert launcher.wait(timeout=60) == -signal.SIGKILL
+                time.sleep(fault.pause)
+                break
+        else:
+            if launcher.wait(timeout=300) == 0:
+                return kills
+            assert launcher.returncode == 1, (desk.folder / "said.txt").read_text()
+    raise AssertionError(f"not done after {LAUNCHES} launches; seed {SEED}")
+
+
+def strikes(desk: Desk, launcher: "subprocess.Popen[bytes]", fault: Fault) -> bool:
+    """Wait for a fault's moment and kill; False when the launch ended first."""
+    steps, end = logged(desk.runs) + fault.steps, time.monotonic() + fault.seconds
+    while launcher.poll() is None:
+        if logged(desk.runs) >= steps or time.monotonic() >= end:
+            found = [launcher.pid] if fault.victim == "launcher" else sorted(desk.workers(fault.victim))
+            if found:
+                kill(found[int(fault.which * len(found))])
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def logged(runs: Path) -> int:
+    """Steps in all journals."""
+    return sum(path.read_bytes().count(RATE.encode()) for path in runs.glob(f"trials/*/{journal.FILE}"))
+
+
+def assert_one_at_a_time_and_little_redone(run_dir: Path) -> None:
+    """Every execution logged its steps one by one, as two at a time would not have, and began from a checkpoint that
+    was no older than the interval; the last one completed."""
+    told = states_told(run_dir)
+    assert told[-1] == State.completed.value
+    assert told.count(State.completed.value) == 1
+    assert State.failed.value not in told
+    assert json_last(run_dir)["state"] == State.completed.value
+    runs = [steps for steps in executions(run_dir) if steps]
+    for steps in runs:
+        assert steps == list(range(steps[0], steps[0] + len(steps)))
+    assert runs[0][0] == 1
+    assert runs[-1][-1] == STEPS
+    for before, after in pairwise(runs):
+        assert 0 <= before[-1] - after[0] + 1 <= CHECKPOINT
+
+
+def json_last(run_dir: Path) -> dict[str, object]:
+    return journal.entries(run_dir)[0][-1]
+
+
+def assert_logged_the_same(stormy: Path, calm: Path) -> None:
+    """Whatever was logged, redone steps too, has the undisturbed run's figures."""
+    expected = {(line["step"], *line["values"]): line["values"] for line in metrics(calm)}
+    for line in metrics(stormy):
+        assert line["values"] == expected[(line["step"], *line["values"])]
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    lines = [line for line in journal.entries(run_dir)[0] if line["event"] == "metrics"]
+    return [{**line, "values": {k: v for k, v in line["values"].items() if k != RATE}} for line in lines]
+
+
+def assert_nothing_left(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process, no live claim; what the dead left behind is what ``deltalab gc`` takes, to the last."""
+    assert desk.workers() == []
+    assert not any(alive(folder) for part in ("trials", "submissions") for folder in (desk.runs / part).iterdir())
+    monkeypatch.setattr(garbage, "SETTLED_SECONDS", -1.0)
+    _, failed = garbage.remove(desk.runs, garbage.plan_garbage(desk.runs))
+    assert failed == []
+    assert list(desk.runs.rglob("claim.*")) == []
+    assert [path for part in ("trials", "studies") for path in (desk.runs / part).rglob(".*")] == []
+    assert list((desk.runs / "submissions").iterdir()) == []
+    for folder in (desk.runs / "trials").iterdir():
+        assert (folder / "model.safetensors").exists()
+        assert not (folder / "checkpoints").exists()
