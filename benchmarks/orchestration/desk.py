@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,14 @@ class Desk:
         paths = os.pathsep.join(filter(None, (str(ROOT), known.get("PYTHONPATH"))))
         self._env = known | {"DELTALAB_RUNS": str(self.runs), "PYTHONPATH": paths, "COLUMNS": "200"} | (more or {})
 
-    def study(self, name: str, rates: int, seeds: int, variants: Sequence[str] = VARIANTS[:1], **overrides: Any) -> str:
-        """Write a study of variants × learning rates, parameters matched, and return its path."""
+    def study(self, name: str, rates: int, seeds: int, overrides: dict[str, Any], variants: int = 1) -> str:
+        """Write a study of variants × learning rates × seeds, parameters matched, and return its path."""
         lrs = learning_rates(rates)
         path = self.folder / f"{name}.yaml"
         text = {
             "question": "what does a launch cost?",
-            "baseline": {"variant": variants[0], "train.lr": lrs[0]},
-            "factors": {"variant": list(variants), "train.lr": lrs},
+            "baseline": {"variant": VARIANTS[0], "train.lr": lrs[0]},
+            "factors": {"variant": VARIANTS[:variants], "train.lr": lrs},
             "seeds": list(range(seeds)),
             "overrides": overrides,
             "match": "parameters",
@@ -65,9 +65,10 @@ class Desk:
         path.write_text(json.dumps(text))  # JSON is YAML
         return str(path)
 
-    def launch(self, *arguments: str) -> Cost:
-        """``python launch.py -m ARGUMENTS``, nothing mirrored."""
-        return self.python(str(ROOT / "launch.py"), "-m", *arguments, "tracking=none")
+    def launch(self, *arguments: str, importtime: bool = False) -> Cost:
+        """``python launch.py -m ARGUMENTS``, nothing mirrored; on request what it imports is said too."""
+        options = ("-X", "importtime") if importtime else ()
+        return self.python(*options, str(ROOT / "launch.py"), "-m", *arguments, "tracking=none")
 
     def python(self, *arguments: str) -> Cost:
         """``python ARGUMENTS`` to its end.

@@ -15,20 +15,20 @@ class Row:
     Attributes:
         what: the benchmark and its size.
         figure: what was measured.
-        unit: s, ms, MiB, or what is counted.
         ours: our figure.
         peer: the peer's, None where it has none.
         most: what ours may be at most, or None.
         beats: ours must not be more than the peer's.
+        unit: s, ms, MiB, or nothing for a count.
     """
 
     what: str
     figure: str
-    unit: str
     ours: float
     peer: float | None = None
     most: float | None = None
     beats: bool = False
+    unit: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -51,12 +51,12 @@ class Row:
         return None
 
 
-def table_of(rows: Iterable[Row], title: str, peer: str) -> Table:
+def table_of(rows: Iterable[Row], title: str) -> Table:
     """For a terminal."""
     table = Table(title=title, title_justify="left")
     table.add_column("what")
     table.add_column("figure")
-    for heading in ("ours", peer, "÷ ours", "promised"):
+    for heading in ("ours", "peer", "÷ ours", "promised"):
         table.add_column(heading, justify="right", no_wrap=True)
     last = ""
     for row in rows:
@@ -76,4 +76,4 @@ def table_of(rows: Iterable[Row], title: str, peer: str) -> Table:
 def _shown(value: float | None, unit: str) -> str:
     if value is None:
         return ""
-    return f"{value:,.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+    return (f"{value:,.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}").strip()

@@ -25,7 +25,9 @@ SEED = int(os.environ.get("FAULT_SEED", "20"))
 """Of the generator that draws the faults; another one makes another storm."""
 VICTIMS = {"launcher": 8, "submitit.local._local": 8, "submitit.core._submit": 18}
 """How often the launcher, a worker's parent (submitit's, which waits for it) and a worker itself are killed."""
-LEAST_KILLS, LAUNCHES = 30, 40
+LEAST_KILLS, LEAST_RESUMED, LAUNCHES = 30, 5, 40
+PATIENCE = 60.0
+"""Seconds that a fault waits for steps which do not come."""
 STEPS, CHECKPOINT = 120, 10
 STUDY = f"""
 question: does it survive?
@@ -46,8 +48,8 @@ class Fault:
     Attributes:
         victim: "launcher", or the module that a process of the pool runs.
         which: of several such processes, as a share of their number.
-        steps: further steps in the whole study after which it is due,
-        seconds: or seconds, whichever passes first: so that start-up is hit too, and no storm outlasts its study.
+        steps: further steps in the whole study after which it is due; few enough that no storm outlasts its study,
+        seconds: or seconds, whichever passes first: some faults are to hit what is just starting.
         pause: seconds from a launcher's death to the next launch.
     """
 
@@ -68,7 +70,7 @@ def draw(seed: int) -> list[Fault]:
             victim=victim,
             which=chance.random(),
             steps=chance.randint(1, 120),
-            seconds=chance.uniform(0.1, 6),
+            seconds=chance.choice((chance.uniform(0, 3), PATIENCE, PATIENCE)),
             pause=chance.choice((0, 0, chance.uniform(0, 3))),
         )
         for victim in victims
@@ -94,7 +96,8 @@ def test_a_study_killed_at_random_equals_one_that_nobody_disturbed(
     for trial in trials:
         assert_one_at_a_time_and_little_redone(ledger.trial_dir(stormy.runs, trial))
         assert_logged_the_same(ledger.trial_dir(stormy.runs, trial), ledger.trial_dir(calm.runs, trial))
-    assert sum(len(executions(ledger.trial_dir(stormy.runs, trial))) for trial in trials) > len(trials)
+    worked = [sum(map(bool, executions(ledger.trial_dir(stormy.runs, trial)))) for trial in trials]
+    assert sum(worked) - len(trials) >= LEAST_RESUMED, "the storm hit hardly any trial while it trained"
     assert_nothing_left(stormy, monkeypatch)
 
 
@@ -147,7 +150,7 @@ def assert_one_at_a_time_and_little_redone(run_dir: Path) -> None:
     assert told[-1] == State.completed.value
     assert told.count(State.completed.value) == 1
     assert State.failed.value not in told
-    assert json_last(run_dir)["state"] == State.completed.value
+    assert journal.entries(run_dir)[0][-1]["event"] == "state"
     runs = [steps for steps in executions(run_dir) if steps]
     for steps in runs:
         assert steps == list(range(steps[0], steps[0] + len(steps)))
@@ -155,10 +158,6 @@ def assert_one_at_a_time_and_little_redone(run_dir: Path) -> None:
     assert runs[-1][-1] == STEPS
     for before, after in pairwise(runs):
         assert 0 <= before[-1] - after[0] + 1 <= CHECKPOINT
-
-
-def json_last(run_dir: Path) -> dict[str, object]:
-    return journal.entries(run_dir)[0][-1]
 
 
 def assert_logged_the_same(stormy: Path, calm: Path) -> None:
@@ -180,8 +179,8 @@ def assert_nothing_left(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "SETTLED_SECONDS", -1.0)
     _, failed = garbage.remove(desk.runs, garbage.plan_garbage(desk.runs))
     assert failed == []
-    assert list(desk.runs.rglob("claim.*")) == []
-    assert [path for part in ("trials", "studies") for path in (desk.runs / part).rglob(".*")] == []
+    for part in ("trials", "studies", "submissions"):
+        assert [path for end in (".*", "claim.*") for path in (desk.runs / part).rglob(end)] == []
     assert list((desk.runs / "submissions").iterdir()) == []
     for folder in (desk.runs / "trials").iterdir():
         assert (folder / "model.safetensors").exists()

@@ -31,5 +31,6 @@ stop "$D/run/slurmctld.pid" slurmctld
 stop "$D/run/slurmdbd.pid" slurmdbd
 stop "$D/run/mariadbd.pid" mariadbd
 stop "$D/munge/pid" munged
+if hosts=$(grep -vF "$MARK for $D" /etc/hosts); then echo "$hosts" >/etc/hosts; fi # in place: a container mounts this file
 [ "${SLURM_WIPE:-0}" != 1 ] || rm -rf "$D"
 echo "down"

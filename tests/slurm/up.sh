@@ -2,6 +2,7 @@
 # Brings up a real Slurm on this machine for tests: several nodes with fake GPUs, preemption, accounting; no systemd.
 #
 # Root on Debian or Ubuntu. Called again it starts what is not running and applies changed settings.
+# Outside SLURM_DIR it adds the nodes' names to /etc/hosts, no more; down.sh takes them away.
 # Client programs find the cluster through the environment: export SLURM_CONF=$SLURM_DIR/slurm.conf
 #
 #   SLURM_DIR             configuration, state, logs, database; /etc/slurm is not touched  (/tmp/deltalab-slurm)
@@ -62,6 +63,8 @@ folders() {
     chmod 755 "$D" "$D/munge"
     for ((i = 1; i <= NODES; i++)); do mkdir -p "$D/spool/n$i"; done
 }
+
+known() { getent ahostsv4 "$1" | awk 'NR == 1 {print $1} END {exit NR == 0}'; } # NAME: prints its address
 
 fake_gpus() { # clones of /dev/null; where they cannot be made, a bare count that schedules the same
     local i
@@ -220,9 +223,11 @@ case $PREEMPT in user | term) ;; *) die "SLURM_PREEMPT_SIGNAL=$PREEMPT: allowed 
 [ ! -e "$SLURM_CONF" ] || grep -qF "$MARK" "$SLURM_CONF" || die "$SLURM_CONF is another's; it is left as it is"
 folders
 packages
-getent hosts "$HOST" >/dev/null || echo "127.0.0.1 $HOST" >>/etc/hosts
-ADDRESS=$(getent ahostsv4 "$HOST" | awk 'NR == 1 {print $1}') # daemons listen where their host's name leads
+known "$HOST" >/dev/null || echo "127.0.0.1 $HOST $MARK" >>/etc/hosts
+ADDRESS=$(known "$HOST") # daemons listen where their host's name leads
 readonly ADDRESS
+# the processes of a job find each other by their nodes' names
+grep -qF "$MARK for $D" /etc/hosts || echo "$ADDRESS $(seq -f n%g -s ' ' "$NODES") $MARK for $D" >>/etc/hosts
 fake_gpus >"$D/gres.conf"
 slurm_conf >"$D/slurm.conf.new"
 changed=1

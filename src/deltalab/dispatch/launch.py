@@ -151,6 +151,8 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
     measured = Plan(study=study, cells=cells, specs=specs, records=launch.observer.records(specs))
     tracking = replace(launch.tracking, mlflow=False)
     replace(launch, replan=lambda: measured, tracking=tracking, arguments=[]).run(measured)
+    if launch.launcher.kind is Kind.slurm:
+        console.print("Times and memory are in the plan once these have run.", highlight=False)
 
 
 def _refuse_impossible(plan: Plan, launcher: LauncherSpec) -> None:

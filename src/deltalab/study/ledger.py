@@ -42,7 +42,7 @@ class CellRecord:
         trials: seed → trial id (empty when excluded, or when ``tune`` has not chosen yet).
         equivalent: name of the first cell that computes the same, or None. Under ``equivalence: share`` its trials
             are this cell's trials.
-        tuning: value of the tuned key → seed → trial id of the trials that choose it.
+        tuning: ``train.lr=1e-3`` → seed → trial id, for each value tried of the key that is tuned.
         tuned: the value chosen, or None.
     """
 

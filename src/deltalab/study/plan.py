@@ -199,7 +199,9 @@ class _Planner:
         for cell in cells:
             if cell.excluded is None and self._shared(cell, cells) is None:
                 tried[cell.name] = {
-                    text(value): self._seeded(self._valued(cell, merged[cell.name], text(value)), tune.seeds)
+                    f"{tune.key}={text(value)}": self._seeded(
+                        self._valued(cell, merged[cell.name], text(value)), tune.seeds
+                    )
                     for value in tune.values(cell.levels)
                 }
         self._look()
@@ -222,10 +224,10 @@ class _Planner:
         assert tune is not None
         scores = {value: [self._score(self._known[t]) for t in seeds.values()] for value, seeds in tuning.items()}
         try:
-            return best(scores, tune.goal)
+            return best(scores, tune.goal).partition("=")[2]
         except ValueError:
             raise UsageError(
-                f"cell {cell.name}: no trial of {tune.key}={','.join(scores)} ended with a {tune.metric}; "
+                f"cell {cell.name}: no trial of {', '.join(scores)} ended with a {tune.metric}; "
                 "allowed is a grid with a value that can be trained"
             ) from None
 

@@ -29,6 +29,8 @@ from deltalab.track.journal import State
 METRICS_PER_BATCH = 1000
 """What one log_batch call of MLflow takes."""
 STATUS = {
+    State.planned: "SCHEDULED",
+    State.queued: "SCHEDULED",
     State.completed: "FINISHED",
     State.failed: "FAILED",
     State.diverged: "FAILED",
@@ -113,8 +115,8 @@ class Mirror:
             record = self.record
             sent = 0
             for cell in record["cells"]:
-                for seed, trial in cell["trials"].items():
-                    sent += self._sync_trial(book, record, cell, int(seed), trial)
+                for stage, seed, trial in _trials(cell):
+                    sent += self._sync_trial(book, record, cell, stage, seed, trial)
             self._end_parent(book, record)
         return sent
 
@@ -175,12 +177,14 @@ class Mirror:
         parent = self._client.create_run(experiment, run_name=name, tags=tags)
         return Book(uri=self.uri, experiment_id=experiment, parent=parent.info.run_id)
 
-    def _sync_trial(self, book: Book, record: dict[str, Any], cell: dict[str, Any], seed: int, trial: str) -> int:
+    def _sync_trial(
+        self, book: Book, record: dict[str, Any], cell: dict[str, Any], stage: str, seed: int, trial: str
+    ) -> int:
         run_dir = self.trials / trial
         if not (run_dir / journal.FILE).exists():
             return 0
         if trial not in book.trials:
-            book.trials[trial] = Cursor(run_id=self._new_run(book, record, cell, seed, trial))
+            book.trials[trial] = Cursor(run_id=self._new_run(book, record, cell, stage, seed, trial))
             self._save()  # at once: a run whose description fails below is not made a second time
         cursor = book.trials[trial]
         if not cursor.described:
@@ -195,7 +199,9 @@ class Mirror:
         self._save()
         return 1
 
-    def _new_run(self, book: Book, record: dict[str, Any], cell: dict[str, Any], seed: int, trial: str) -> str:
+    def _new_run(
+        self, book: Book, record: dict[str, Any], cell: dict[str, Any], stage: str, seed: int, trial: str
+    ) -> str:
         run_dir = self.trials / trial
         config = json.loads((run_dir / "config.json").read_text())
         origin = run_dir / "provenance.json"
@@ -206,6 +212,7 @@ class Mirror:
             "deltalab.study": record["study"]["name"],
             "deltalab.trial": trial,
             "deltalab.cell": cell["name"],
+            "deltalab.stage": stage,
             "deltalab.commit": commit,
             "variant": config["variant"]["name"],
             "seed": str(seed),
@@ -251,7 +258,7 @@ class Mirror:
                 self._client.update_run(cursor.run_id, status=STATUS.get(State(state), "RUNNING"))
 
     def _end_parent(self, book: Book, record: dict[str, Any]) -> None:
-        wanted = {trial for cell in record["cells"] for trial in cell["trials"].values()}
+        wanted = {trial for cell in record["cells"] for _, _, trial in _trials(cell)}
         states = {State(c.state) for t, c in book.trials.items() if t in wanted and c.state}
         all_there = wanted <= set(book.trials) and all(state.terminal for state in states)
         if all_there:
@@ -262,6 +269,13 @@ class Mirror:
     def _save(self) -> None:
         assert self._book is not None
         write_atomic(self.folder / "mlflow.json", json.dumps(asdict(self._book), indent=1))
+
+
+def _trials(cell: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """(stage, seed, trial id) of a recorded cell's trials: those that tune, then those compared."""
+    for seeds in cell.get("tuning", {}).values():
+        yield from (("tuning", int(seed), trial) for seed, trial in seeds.items())
+    yield from (("compared", int(seed), trial) for seed, trial in cell["trials"].items())
 
 
 def log_report(runs: Path, study: str, folder: Path) -> str | None:

@@ -1,0 +1,276 @@
+"""What may happen to a study that runs: full disks, deleted folders, two launches, edits, cancelling, a dead server."""
+
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deltalab.study import ledger
+from deltalab.track.journal import State
+from tests.dispatch.launching import (
+    LOCAL,
+    QUIET,
+    Desk,
+    copy_checkout,
+    executions,
+    kill,
+    results,
+    states_told,
+)
+
+pytestmark = pytest.mark.slow
+
+STUDY = """
+question: does it survive?
+baseline: {variant: delta_net}
+factors: {variant: [delta_net, kda]}
+seeds: [0, 1]
+overrides:
+  {train: smoke, train.steps: 150, train.batch_size: 8, train.log_every: 1, train.checkpoint_every: 10,
+   eval.sequences: 8, model.depth: 1, model.mlp_width: 16}
+metrics: {eval/accuracy: max, eval/loss: min}
+"""
+SPARSE = ("train.log_every=50",)
+"""More checkpoints than lines in the journal."""
+Results = dict[str, tuple[bytes, dict[str, dict[int, float]]]]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What the study's trials come to when nothing happens."""
+    desk = Desk(tmp_path_factory.mktemp("undisturbed"))
+    done = desk.launch(*command(desk, "hydra/launcher=inline"))
+    assert done.returncode == 0, done.stdout
+    return results(desk.runs, desk.trials())
+
+
+def command(desk: Desk, *more: str) -> tuple[str, ...]:
+    """Arguments that launch the study."""
+    return ("-m", f"study={desk.study(STUDY)}", "hydra/launcher=local", *LOCAL, QUIET, *more)
+
+
+def said(desk: Desk, file: str = "said.txt") -> str:
+    return (desk.folder / file).read_text()
+
+
+def folder(desk: Desk, trial: str) -> Path:
+    return ledger.trial_dir(desk.runs, trial)
+
+
+def recorded(desk: Desk) -> bool:
+    return bool(ledger.list_studies(desk.runs))
+
+
+def finish(desk: Desk, *more: str) -> Results:
+    """The same command once more, which must end well; returns the results."""
+    done = desk.launch(*command(desk, *more))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert desk.states() == [State.completed] * 4
+    assert desk.workers() == []
+    return results(desk.runs, desk.trials())
+
+
+def remove(path: Path) -> None:
+    """Delete a folder that others still write into."""
+    while path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class TestDisk:
+    @pytest.fixture
+    def small(self, desk: Desk) -> Iterator[Desk]:
+        """A runs folder with a disk of its own."""
+        desk.runs.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(desk.runs)]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a file system is not allowed here")
+        yield desk
+        subprocess.run(["umount", "--lazy", str(desk.runs)], check=True)
+
+    def test_a_full_disk_is_one_line_and_the_study_goes_on_once_there_is_room(
+        self, small: Desk, undisturbed: Results
+    ) -> None:
+        process = small.start(*command(small))
+        small.until(lambda: bool(small.running()))
+        filler = small.runs / "filler"
+        end = time.monotonic() + 120
+        with filler.open("ab", buffering=0) as file:
+            while process.poll() is None:
+                assert time.monotonic() < end, said(small)
+                with contextlib.suppress(OSError):
+                    file.write(b"x" * 4096)
+                    continue
+                time.sleep(0.02)
+        assert process.returncode == 1
+        about = [line for line in said(small).splitlines() if "No space left" in line or "no space left" in line]
+        assert len(about) == 1
+        assert str(small.runs) in about[0]
+        assert "Traceback" not in said(small)
+        assert State.failed not in small.states()
+        assert State.completed not in small.states()
+        small.until(lambda: not small.workers())
+        filler.unlink()
+        assert finish(small) == undisturbed
+
+
+class TestDeletedFolders:
+    def test_of_a_trial_that_waits(self, desk: Desk, undisturbed: Results) -> None:
+        process = desk.start(*command(desk, "hydra.launcher.workers=1"))
+        desk.until(lambda: bool(desk.running()))
+        remove(folder(desk, desk.trials()[-1]))
+        assert process.wait(timeout=120) in (0, 1)
+        assert desk.states()[:3] == [State.completed] * 3
+        assert len(said(desk).splitlines()) < 40
+        assert finish(desk) == undisturbed
+
+    @pytest.mark.parametrize("how", [(), SPARSE], ids=["often journaled", "seldom journaled"])
+    def test_of_a_trial_that_runs(self, desk: Desk, undisturbed: Results, how: tuple[str, ...]) -> None:
+        process = desk.start(*command(desk, *how))
+        desk.until(lambda: bool(desk.running()))
+        victim = min(desk.running())
+        desk.until(lambda: any(folder(desk, victim).glob("checkpoints/step-*")))
+        remove(folder(desk, victim))
+        assert process.wait(timeout=120) in (0, 1)
+        assert len(said(desk).splitlines()) < 40
+        finish(desk, *how)
+        assert executions(folder(desk, victim))[-1][0] == 1  # from the start: what was deleted is not half there
+        if not how:
+            assert results(desk.runs, desk.trials()) == undisturbed
+
+
+class TestLaunches:
+    def test_two_people_launch_at_the_same_moment(self, desk: Desk, undisturbed: Results) -> None:
+        both = [desk.start(*command(desk), to=f"said-{person}.txt") for person in range(2)]
+        for person, process in enumerate(both):
+            assert process.wait(timeout=180) == 0, said(desk, f"said-{person}.txt")
+        for trial in desk.trials():
+            told = [state for state in states_told(folder(desk, trial)) if state != State.queued.value]
+            assert told == [State.running.value, State.completed.value]
+        assert results(desk.runs, desk.trials()) == undisturbed
+
+    def test_the_launcher_is_killed_before_it_starts_workers(self, desk: Desk, undisturbed: Results) -> None:
+        process = desk.start(*command(desk))
+        while not list(desk.runs.glob("submissions/*/submission.json")):
+            assert process.poll() is None, said(desk)
+            time.sleep(0.001)
+        desk.end(process, signal.SIGKILL, group=False)
+        assert desk.workers() == []
+        assert finish(desk) == undisturbed
+        for trial in desk.trials():
+            assert states_told(folder(desk, trial)).count(State.running.value) == 1
+
+    def test_an_unreachable_mlflow_stops_nothing(self, desk: Desk, undisturbed: Results) -> None:
+        desk.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+        done = desk.launch(*(part for part in command(desk) if part != QUIET))
+        assert done.returncode == 0, done.stderr
+        assert "MLflow was not brought up to date" in done.stdout
+        assert "deltalab sync ask" in done.stdout
+        assert results(desk.runs, desk.trials()) == undisturbed
+
+
+class TestEditedCode:
+    """A checkout that is edited while trials wait."""
+
+    @pytest.fixture
+    def desk(self, tmp_path: Path) -> Desk:
+        return Desk(tmp_path, root=copy_checkout(tmp_path / "checkout"))
+
+    @staticmethod
+    def edit(desk: Desk, line: str) -> None:
+        path = desk.root / "src/deltalab/train/loop.py"
+        path.write_text(f"{path.read_text()}\n{line}\n")
+
+    def test_changes_nothing_for_them_and_is_said_later(self, desk: Desk, undisturbed: Results) -> None:
+        process = desk.start(*command(desk, "hydra.launcher.workers=1", "hydra.launcher.trials_per_job=1"))
+        desk.until(lambda: bool(desk.running()))
+        self.edit(desk, "raise RuntimeError('half an edit')")
+        assert process.wait(timeout=120) == 0, said(desk)
+        assert results(desk.runs, desk.trials()) == undisturbed
+        again = desk.launch(*command(desk))
+        assert again.returncode == 0
+        assert "4 trials ran other code than today's: src/deltalab/train/loop.py changed since" in again.stdout
+
+    def test_makes_retry_ask_which_code(self, desk: Desk, undisturbed: Results) -> None:
+        process = desk.start(*command(desk))
+        desk.until(lambda: recorded(desk))
+        desk.end(process, signal.SIGKILL)
+        for pid in desk.workers():
+            kill(pid)
+        self.edit(desk, "print('this is the edited code')")
+        first, second = desk.trials()[:2]
+        asked = desk.deltalab("retry", first)
+        assert asked.returncode == 2
+        assert re.fullmatch(r"deltalab: .*src/deltalab/train/loop\.py changed.*--code.*\n", asked.stderr)
+        for trial, code, edited in ((first, "submitted", False), (second, "current", True)):
+            done = desk.deltalab("retry", trial, "--code", code)
+            assert done.returncode == 0, done.stdout + done.stderr
+            log = desk.deltalab("logs", trial)
+            assert log.returncode == 0, log.stderr
+            assert ("this is the edited code" in log.stdout) == edited
+            assert results(desk.runs, [trial])[trial] == undisturbed[trial]
+
+
+class TestSteering:
+    LONG, SHORT = 900, 30
+
+    def jobs(self, *more: str) -> tuple[str, ...]:
+        """A multirun of a trial that lives for many heartbeats and one that waits for it."""
+        steps = f"train.steps={self.LONG},{self.SHORT}"
+        shape = ("train=smoke", "train.batch_size=8", "eval.sequences=8", "model.depth=1", "model.mlp_width=16")
+        return ("-m", steps, "seed=0", *shape, "hydra.launcher.workers=1", "hydra.launcher.threads=1", QUIET, *more)
+
+    def test_cancel_and_retry(self, desk: Desk, tmp_path: Path) -> None:
+        calm = Desk(tmp_path / "calm")
+        calm.folder.mkdir()
+        process = desk.start(*self.jobs())
+        desk.until(lambda: recorded(desk))
+        (name,) = ledger.list_studies(desk.runs)
+        running, queued = desk.trials(name)
+        desk.until(lambda: ledger.record_of(desk.runs, running).step > 0)
+        cancelled = desk.deltalab("cancel", running, queued)
+        assert cancelled.returncode == 0, cancelled.stderr
+        assert "1 cancelled, 1 running, asked to checkpoint and stop" in cancelled.stdout
+        undisturbed = calm.start(*self.jobs("hydra/launcher=inline"))
+        assert process.wait(timeout=60) == 1
+        assert desk.states(name) == [State.cancelled] * 2
+        assert desk.workers() == []
+        assert list(folder(desk, running).glob("checkpoints/step-*"))
+        assert executions(folder(desk, queued)) == []
+        again = desk.launch(*self.jobs())
+        assert again.returncode == 1
+        assert desk.states(name) == [State.cancelled] * 2
+        for trial in (running, queued):
+            retried = desk.deltalab("retry", trial)
+            assert retried.returncode == 0, retried.stdout + retried.stderr
+        assert undisturbed.wait(timeout=120) == 0
+        assert results(desk.runs, desk.trials(name)) == results(calm.runs, calm.trials(name))
+
+    def test_naming_and_logs(self, desk: Desk) -> None:
+        process = desk.start(*command(desk))
+        desk.until(lambda: recorded(desk))
+        victim = desk.trials()[1]
+        (folder(desk, victim) / "model.safetensors").mkdir()  # final weights cannot be written here
+        following = desk.start_deltalab("logs", "-f", victim, to="log.txt")
+        assert process.wait(timeout=120) == 1
+        assert following.wait(timeout=30) == 0
+        log = desk.deltalab("logs", "variant=delta_net seed=1")
+        assert "Traceback" in log.stdout
+        assert said(desk, "log.txt") == log.stdout == (folder(desk, victim) / "log.txt").read_text()
+        assert desk.deltalab("logs", victim[:-3]).stdout == log.stdout
+        (desk.runs / "trials" / f"{victim[:4]}another").mkdir()
+        for text, said_of_it in ((victim[:4], "2 trials begin so"), ("variant=kda", "names 2 trials")):
+            refused = desk.deltalab("logs", text)
+            assert refused.returncode == 2
+            assert len(refused.stderr.splitlines()) == 1
+            assert said_of_it in refused.stderr
