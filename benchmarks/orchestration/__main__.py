@@ -6,7 +6,7 @@
 
 The peer is installed with ``pip install -e '.[bench]'``; Slurm is brought up by ``tests/slurm/up.sh`` where it is
 installed (``make test-slurm`` installs it). Where either is missing its figures are, and the reason is said. Every
-figure is the least of three rounds, ours and the peer's in turn (of 10,000 trials, and of --quick, one).
+figure is the least of three rounds, ours and the peer's in turn (one round of pool, of 10,000 trials and of --quick).
 
 Exit code 1 if a figure is above what is promised of it (of a few trials, under --quick, nothing is).
 """
@@ -21,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks.orchestration import pool, scale, slurm
+from benchmarks.orchestration.desk import Failed
 from benchmarks.orchestration.rows import Row, table_of
 from deltalab.track.provenance import machine
 
@@ -50,7 +50,7 @@ QUICK = Sizes(slurm=4, pool=2, plan=(20,), complete=20, rounds=1)
 def missing_peer() -> str:
     """Why the peer cannot be measured, or ""."""
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        return f"{PEER} is not installed (pip install -e '.[bench]')"
+        return f"left out, {PEER} is not installed (pip install -e '.[bench]')"
     return ""
 
 
@@ -60,10 +60,10 @@ def measure(names: Sequence[str], sizes: Sizes, folder: Path) -> Iterator[list[R
     if "slurm" in names and not slurm.missing():
         yield slurm.measure(folder / "slurm", sizes.slurm, sizes.rounds, peer)
     if "pool" in names:
-        yield pool.measure(folder / "pool", sizes.pool, sizes.rounds, peer)
+        yield pool.measure(folder / "pool", sizes.pool, 1, peer)
     if "plan" in names:
         yield scale.plan(folder, sizes.plan, sizes.rounds)
-    if "relaunch" in names or "status" in names:
+    if {"relaunch", "status"} & set(names):
         study = scale.Complete(folder, sizes.complete)
         if "relaunch" in names:
             yield study.relaunch(sizes.rounds)
@@ -73,41 +73,46 @@ def measure(names: Sequence[str], sizes: Sizes, folder: Path) -> Iterator[list[R
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The table, then what is missed; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few trials, one round: does it run?")
-    parser.add_argument("--trials", type=int, help="how many are submitted to Slurm (even)")
-    parser.add_argument("--only", action="append", choices=NAMES, help="leave the others out; may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     sizes = QUICK if options.quick else Sizes()
-    if options.trials is not None:
-        sizes = replace(sizes, slurm=options.trials)
-    names, load = options.only or NAMES, os.getloadavg()[0]
-    left_out = {"peer": missing_peer(), "slurm": slurm.missing() if "slurm" in names else ""}
+    sizes = replace(sizes, slurm=options.trials or sizes.slurm)
+    names, before = options.only or NAMES, os.getloadavg()[0]
+    rows: list[Row] = []
+    errors = []
     with tempfile.TemporaryDirectory(prefix="deltalab-bench-") as folder:
-        rows = [row for part in measure(names, sizes, Path(folder)) for row in part]
+        try:
+            for part in measure(names, sizes, Path(folder)):
+                rows += part
+        except Failed as failure:  # what came before it is shown all the same
+            errors.append(str(failure))
     if options.quick:
         rows = [replace(row, most=None, beats=False) for row in rows]
-    title = f"{machine()['hardware']}; load {load:.1f} before; least of {sizes.rounds} rounds"
+    title = f"{machine()['hardware']}; load {before:.1f} before; least of {sizes.rounds} rounds"
+    notes = [f"peer: {missing_peer() or f'{PEER} {version(PEER)}'}"]
+    notes += [f"slurm: left out, {slurm.missing()}"] if "slurm" in names and slurm.missing() else []
     if options.json:
-        options.json.write_text(json.dumps(_plain(rows, title, left_out), indent=1))
+        figures = [{**asdict(row), "ratio": row.ratio, "missed": row.shortfall()} for row in rows]
+        options.json.write_text(json.dumps({"title": title, "notes": notes, "figures": figures}, indent=1))
     console = Console(width=max(120, Console().width))
     console.print(table_of(rows, title))
-    for what, reason in left_out.items():
-        said = f"left out, {reason}" if reason else f"{PEER} {version(PEER)}" if what == "peer" else ""
-        if said:
-            console.print(f"{what}: {said}", markup=False)
-    missed = [line for row in rows if (line := row.shortfall())]
-    for line in missed:
+    for line in notes:
+        console.print(line, markup=False, highlight=False)
+    errors += [line for row in rows if (line := row.shortfall())]
+    for line in errors:
         print(f"orchestration: {line}", file=sys.stderr)
-    return 1 if missed else 0
+    return 1 if errors else 0
 
 
-def _plain(rows: list[Row], title: str, left_out: dict[str, str]) -> dict[str, Any]:
-    """For programs."""
-    peer = "" if left_out["peer"] else version(PEER)
-    figures = [{**asdict(row), "ratio": row.ratio, "missed": row.shortfall()} for row in rows]
-    return {"machine": title, "peer": f"{PEER} {peer}".strip(), "left_out": left_out, "rows": figures}
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few trials, one round: does it run?")
+    parser.add_argument("--trials", type=int, help="how many are submitted to Slurm (an even number)")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="this one; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    options = parser.parse_args(arguments)
+    if options.trials is not None and (options.trials < 2 or options.trials % 2):
+        parser.error(f"--trials {options.trials}: allowed is an even number from 2")
+    return options
 
 
 if __name__ == "__main__":

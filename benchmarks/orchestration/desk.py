@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ class Cost:
     Attributes:
         wall: seconds from its start to its end.
         cpu: user and system seconds of it and of the processes it waited for.
-        peak: most bytes that one of these processes held.
+        peak: most bytes that one of these processes held, and no less than the one that started it ever did.
     """
 
     wall: float
@@ -78,7 +79,11 @@ class Desk:
         """
         start = time.perf_counter()
         process = self.start(*arguments)
-        cost = reap(process, start)
+        try:
+            cost = reap(process, start)
+        except BaseException:  # Ctrl-C: the command is in a group of its own and does not see it
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
         if process.returncode:
             raise Failed(f"python {' '.join(arguments)}: exit code {process.returncode}\n{self.said()[-2000:]}")
         return cost

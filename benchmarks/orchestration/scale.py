@@ -21,7 +21,9 @@ def plan(folder: Path, sizes: Sequence[int], rounds: int) -> list[Row]:
         desk = Desk(folder / f"plan-{trials}")
         command = ("-m", "deltalab", "plan", _study(desk, trials), "--json")
         cost = cheapest(rounds if trials <= PROMISED else 1, lambda d=desk, c=command: d.python(*c))
-        rows += _rows(f"deltalab plan --json, {trials:,} trials", cost, trials, PLAN_SECONDS)
+        what = f"deltalab plan --json, {trials:,} trials"
+        rows += _rows(what, cost, trials, PLAN_SECONDS)
+        rows.append(Row(what=what, figure="peak memory", unit="MiB", ours=cost.peak / MEBI))
     return rows
 
 
@@ -75,5 +77,4 @@ def _rows(what: str, cost: Cost, trials: int, most: float) -> list[Row]:
     return [
         Row(what=what, figure="wall time", unit="s", ours=cost.wall, most=most if trials <= PROMISED else None),
         Row(what=what, figure="CPU time", unit="s", ours=cost.cpu),
-        Row(what=what, figure="peak memory", unit="MiB", ours=cost.peak / MEBI),
     ]

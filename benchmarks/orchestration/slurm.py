@@ -109,6 +109,20 @@ class _Counting(Desk):
         """Jobs in the queue, each array's task by itself; asked uncounted."""
         return len(_slurm(self._cluster, "squeue", "--noheader", "--array", "--states=PENDING").splitlines())
 
+    def await_waiting(self, jobs: int, process: "subprocess.Popen[bytes]") -> None:
+        """Wait until a process has put that many jobs into the queue.
+
+        Raises:
+            Failed: it ended, or takes too long.
+        """
+        end, seen = time.monotonic() + SECONDS, 0
+        while not seen or self.waiting() < jobs:
+            while len(self.calls()) == seen:  # only then can there be more in the queue
+                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) or time.monotonic() > end:
+                    raise Failed(f"hydra-submitit-launcher did not submit {jobs} jobs\n{self.said()[-2000:]}")
+                time.sleep(0.02)
+            seen = len(self.calls())
+
     def clear(self) -> None:
         """Take everything out of the queue."""
         _slurm(self._cluster, "scancel", f"--user={getpass.getuser()}")
@@ -133,17 +147,11 @@ def _peers(desk: _Counting, trials: int) -> Submitted:
     process = desk.start(
         "-m", "benchmarks.orchestration.peer_queue", "-m", launcher, hold, sweep, f"+value=range(0,{trials})"
     )
-    seen = 0
-    while True:
-        if process.poll() is not None or time.time() - began > SECONDS:
-            raise Failed(f"hydra-submitit-launcher did not submit\n{desk.said()}")
-        if len(desk.calls()) > seen:  # the queue is only looked at when something may have been submitted
-            seen = len(desk.calls())
-            if desk.waiting() >= trials:
-                break
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    cost = reap(process, start)
+    try:
+        desk.await_waiting(trials, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        cost = reap(process, start)
     desk.clear()
     return desk.submitted(cost, began)
 

@@ -35,6 +35,7 @@ class Desk:
         self.env |= {"DELTALAB_RUNS": str(self.runs), "COLUMNS": "200"}
         if root != load.ROOT:
             self.env["PYTHONPATH"] = str(root / "src")
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def study(self, text: str, name: str = "ask") -> str:
         """Write a study file and return its path."""
@@ -55,7 +56,7 @@ class Desk:
 
     def _start(self, command: list[str], to: str) -> "subprocess.Popen[bytes]":
         with (self.folder / to).open("w") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=self.folder,
                 env=self.env,
@@ -63,6 +64,8 @@ class Desk:
                 stderr=said,
                 start_new_session=True,
             )
+        self._started.append(process)
+        return process
 
     def end(self, process: "subprocess.Popen[bytes]", signum: int, group: bool = True) -> str:
         """Signal a launch (its whole process group, as Ctrl-C does), wait for it, return all it printed."""
@@ -72,6 +75,15 @@ class Desk:
             os.kill(process.pid, signum)
         process.wait(timeout=60)
         return (self.folder / "said.txt").read_text()
+
+    def clear(self) -> None:
+        """Kill whatever a failed test left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for pid in self.workers():
+            kill(pid)
 
     def deltalab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``deltalab ARGUMENTS`` to its end."""

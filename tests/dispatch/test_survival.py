@@ -42,8 +42,10 @@ Results = dict[str, tuple[bytes, dict[str, dict[int, float]]]]
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.clear()
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +185,10 @@ class TestEditedCode:
     """A checkout that is edited while trials wait."""
 
     @pytest.fixture
-    def desk(self, tmp_path: Path) -> Desk:
-        return Desk(tmp_path, root=copy_checkout(tmp_path / "checkout"))
+    def desk(self, tmp_path: Path) -> Iterator[Desk]:
+        desk = Desk(tmp_path, root=copy_checkout(tmp_path / "checkout"))
+        yield desk
+        desk.clear()
 
     @staticmethod
     def edit(desk: Desk, line: str) -> None:

@@ -59,7 +59,7 @@ class Cluster:
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
         self._settings = {"SLURM_DIR": str(folder), "SLURM_BASE_PORT": str(PORT)}
-        self._settings |= {"SLURM_PREEMPT_SIGNAL": "user", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
+        self._settings |= {"SLURM_NODES": "6", "SLURM_PREEMPT_SIGNAL": "user", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     @contextlib.contextmanager

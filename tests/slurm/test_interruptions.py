@@ -11,15 +11,15 @@ import pytest
 
 from deltalab.track.journal import State
 from tests.slurm.cluster import Cluster
-from tests.slurm.desk import LONG, TWO_TRIALS, Result, SlurmDesk
+from tests.slurm.desk import LONG, TWO_TRIALS, SlurmDesk, Undisturbed
 from tests.slurm.together import together
 
 pytestmark = pytest.mark.slurm
 
 
-def on(node: str, *more: str) -> tuple[str, ...]:
-    """Launch arguments for jobs that others may preempt, on one node."""
-    return ("hydra.launcher.partition=low", f"hydra.launcher.sbatch=['nodelist={node}']", *LONG, *more)
+def on(nodes: str, partition: str = "low") -> tuple[str, ...]:
+    """Launch arguments for trials on certain nodes, each scenario's own; jobs of partition low may be preempted."""
+    return (f"hydra.launcher.partition={partition}", f"hydra.launcher.sbatch=['nodelist={nodes}']", *LONG)
 
 
 def interrupted(desk: SlurmDesk, *arguments: str) -> None:
@@ -28,36 +28,36 @@ def interrupted(desk: SlurmDesk, *arguments: str) -> None:
     desk.until_all_run()
 
 
-def assert_undisturbed(desk: SlurmDesk, undisturbed: Result) -> None:
+def assert_undisturbed(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
     assert list(desk.journals().values()) == [State.completed] * 2, desk.logs()
-    assert desk.results() == undisturbed
+    assert desk.results() == undisturbed.results
 
 
 @together
-def test_a_time_limit_interrupts_a_task_of_several_trials(desk: SlurmDesk, undisturbed: Result) -> None:
-    """The first warning comes some 30 s before the limit of a minute; what was done by then is not done again."""
-    short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45", "hydra.launcher.trials_per_job=2")
-    desk.submit(desk.study(TWO_TRIALS), *LONG, *short, "train.steps=900")
-    desk.finish(240)
+def test_a_time_limit_interrupts_a_task_of_several_trials(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
+    """The warning comes 5 to 35 s before the limit of a minute; what was done by then is not done again."""
+    short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra.launcher.trials_per_job=2")
+    steps = f"train.steps={int(40 * undisturbed.steps_per_second)}"
+    desk.submit(desk.study(TWO_TRIALS), *on("n5"), *short, steps)
+    desk.finish(300)
     (job,) = desk.jobs()
     runs = [run.state for run in desk.cluster.sacct(job)]
-    assert runs == ["REQUEUED"] * (len(runs) - 1) + ["COMPLETED"]
     assert len(runs) > 1
-    assert list(desk.journals().values()) == [State.completed] * 2
-    lines = [desk.lines(trial) for trial in desk.trials()]
-    assert "preempted" in lines[0] + lines[1]
-    assert all(states[-2:] == ["running", "completed"] for states in lines)
-    assert all(desk.resumed_at(t) > 1 for t, states in zip(desk.trials(), lines, strict=True) if "preempted" in states)
+    assert runs == ["REQUEUED"] * (len(runs) - 1) + ["COMPLETED"]
+    for trial in desk.trials():
+        assert desk.lines(trial)[-2:] == ["running", "completed"]
+        assert desk.lines(trial).count("preempted") == desk.lines(trial).count("running") - 1
+    assert any(desk.resumed_at(trial) > 1 for trial in desk.trials())
 
 
 @together
-def test_a_node_that_crashes_hands_its_trials_to_another(desk: SlurmDesk, undisturbed: Result) -> None:
-    interrupted(desk, *LONG, "hydra.launcher.sbatch=['nodelist=n4']")
+def test_a_node_that_crashes_hands_its_trials_to_another(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
+    interrupted(desk, *on("n4"))
     (job,) = desk.jobs()
     desk.cluster.node_down("n4")
-    desk.cluster.wait(lambda: "down" in desk.cluster.call("sinfo", "-h", "-N", "-n", "n4", "-o", "%T"), 120)
+    desk.cluster.wait(lambda: set(desk.cluster.squeue(f"--jobs={job}").values()) == {"PENDING"}, 120)
     assert desk.shown() == ["queued"] * 2
-    assert "nothing to submit" in desk.submit(desk.study(TWO_TRIALS), *LONG)
+    assert "nothing to submit" in desk.submit(desk.study(TWO_TRIALS), *on("n6"))
     desk.cluster.node_up()
     desk.finish(200)
     assert desk.jobs() == [job]
@@ -65,7 +65,7 @@ def test_a_node_that_crashes_hands_its_trials_to_another(desk: SlurmDesk, undist
 
 
 @together
-def test_preemption_by_signal_requeues_and_resumes(desk: SlurmDesk, undisturbed: Result) -> None:
+def test_preemption_by_signal_requeues_and_resumes(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
     interrupted(desk, *on("n1"))
     desk.cluster.preempt("n1")
     desk.cluster.wait(lambda: set(desk.journals().values()) == {State.preempted})
@@ -81,22 +81,22 @@ def test_preemption_by_signal_requeues_and_resumes(desk: SlurmDesk, undisturbed:
 
 
 @together
-def test_scancel_leaves_a_checkpoint_and_the_next_launch_completes(desk: SlurmDesk, undisturbed: Result) -> None:
-    interrupted(desk, *LONG)
+def test_scancel_leaves_a_checkpoint_and_the_next_launch_completes(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
+    interrupted(desk, *on("n6"))
     (job,) = desk.jobs()
     desk.cluster.call("scancel", job)
     desk.finish()
     assert {run.state for run in desk.cluster.sacct(job)} == {"CANCELLED"}
     assert set(desk.shown()) == {"preempted"}
-    assert "Submitted batch array" in desk.submit(desk.study(TWO_TRIALS), *LONG)
+    assert "Submitted batch array" in desk.submit(desk.study(TWO_TRIALS), *on("n6"))
     desk.finish()
     assert all(desk.resumed_at(trial) > 1 for trial in desk.trials())
     assert_undisturbed(desk, undisturbed)
 
 
 @together
-def test_a_worker_killed_is_lost_and_the_next_launch_completes(desk: SlurmDesk, undisturbed: Result) -> None:
-    interrupted(desk, *LONG)
+def test_a_worker_killed_is_lost_and_the_next_launch_completes(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
+    interrupted(desk, *on("n6"))
     (job,) = desk.jobs()
     desk.cluster.wait(lambda: all(desk.steps_of(trial) > 60 for trial in desk.trials()), 90)
     for pid in workers(desk.runs):
@@ -104,7 +104,7 @@ def test_a_worker_killed_is_lost_and_the_next_launch_completes(desk: SlurmDesk, 
     desk.finish()
     assert {run.state for run in desk.cluster.sacct(job)} <= {"FAILED", "CANCELLED", "NODE_FAIL"}
     desk.cluster.wait(lambda: desk.shown() == ["lost"] * 2)
-    assert "Submitted batch array" in desk.submit(desk.study(TWO_TRIALS), *LONG)
+    assert "Submitted batch array" in desk.submit(desk.study(TWO_TRIALS), *on("n6"))
     desk.finish()
     assert all(desk.resumed_at(trial) > 50 for trial in desk.trials())
     assert_undisturbed(desk, undisturbed)
@@ -125,10 +125,9 @@ def workers(runs: Path) -> list[int]:
 
 
 @together
-def test_processes_of_one_trial_on_two_nodes_stop_and_resume_as_one(desk: SlurmDesk, undisturbed: Result) -> None:
+def test_processes_of_one_trial_on_two_nodes_stop_and_resume_as_one(desk: SlurmDesk) -> None:
     """A trial of two processes, started by srun; preempted like the others."""
-    nodes = ("hydra.launcher.nodes=2", "hydra.launcher.partition=low", "hydra.launcher.sbatch=['nodelist=n[2-3]']")
-    desk.submit(desk.study(TWO_TRIALS), *LONG, *nodes)
+    desk.submit(desk.study(TWO_TRIALS), *on("n[2-3]"), "hydra.launcher.nodes=2")
     desk.until_all_run(seconds=150)
     desk.cluster.preempt("n2")
     desk.finish(240)
@@ -138,7 +137,7 @@ def test_processes_of_one_trial_on_two_nodes_stop_and_resume_as_one(desk: SlurmD
         assert desk.resumed_at(trial) > 1
 
 
-def test_preemption_by_sigterm_alone_resumes_too(cluster: Cluster, undisturbed: Result, tmp_path: Path) -> None:
+def test_preemption_by_sigterm_alone_resumes_too(cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path) -> None:
     cluster.set(preempt="term")
     desk = SlurmDesk(tmp_path, cluster)
     interrupted(desk, *on("n1"))

@@ -123,6 +123,8 @@ RebootProgram=/bin/true
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PropagateResourceLimits=NONE
+# the file changes while daemons read it
+DebugFlags=NO_CONF_HASH
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=$ADDRESS
 # for munge this is no password but the socket

@@ -1,6 +1,10 @@
 """Plans: cells composed, matched in parameters, with their states."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +12,7 @@ from deltalab.dispatch.launch import plan_study
 from deltalab.errors import StudyError, UsageError
 from deltalab.spec.study_file import parse_study, read_study
 from deltalab.study import ledger
-from deltalab.study.plan import plain_study
+from deltalab.study.plan import Plan, hydra_overrides, plain_study, recorded_plan
 from deltalab.track.journal import Journal, State
 from tests.specs import TWO_CELLS, study_file
 
@@ -20,6 +24,19 @@ factors:
 seeds: [0, 1]
 match: parameters
 """
+
+
+def planned(folder: Path, text: str, **overrides: str) -> Plan:
+    """The plan of a study's text, with ``folder`` for its runs."""
+    return plan_study(read_study(study_file(folder, text)), overrides, folder)
+
+
+def end(folder: Path, trial: str, loss: float, state: State = State.completed) -> None:
+    """Journal a trial that ended in a state with an evaluation before."""
+    journal = Journal(ledger.trial_dir(folder, trial))
+    journal.state(State.running, steps=20)
+    journal.metrics(20, {"eval/loss": loss})
+    journal.state(state)
 
 
 def test_every_cell_has_the_baselines_parameters_within_half_a_percent(tmp_path: Path) -> None:
@@ -102,3 +119,294 @@ def test_a_study_record_comes_back_as_written(tmp_path: Path) -> None:
     written = ledger.write_study(tmp_path, plan.study, plan.cells, "python launch.py", {"commit": "abc"})
     assert ledger.read_study(tmp_path, "ask") == written
     assert ledger.list_studies(tmp_path) == ["ask"]
+
+
+TUNED = """
+baseline: {variant: gated_delta_net_2}
+factors: {variant: [gated_delta_net_2, gated_delta_net_2_wide]}
+seeds: [0, 1]
+overrides: {train: smoke, eval.sequences: 8}
+metrics: {eval/loss: min}
+tune: {key: train.lr, grid: [1e-3, 3e-3], seeds: [7, 8]}
+"""
+
+
+def finish_tuning(folder: Path, plan: Plan, losses: dict[str, dict[str, float]]) -> None:
+    """End every tuning trial: cell → value → loss."""
+    for cell in plan.cells:
+        for value, trials in cell.tuning.items():
+            for trial in trials.values():
+                end(folder, trial, losses[cell.name][value])
+
+
+NARROW, WIDE = "variant=gated_delta_net_2", "variant=gated_delta_net_2_wide"
+LOW, HIGH = "train.lr=1e-3", "train.lr=3e-3"
+
+
+def rate(tried: str) -> float:
+    return float(tried.removeprefix("train.lr="))
+
+
+def test_before_tuning_has_ended_its_trials_alone_are_planned(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TUNED)
+    assert [cell.name for cell in plan.waiting] == [NARROW, WIDE]
+    assert all(cell.trials == {} and cell.tuned is None for cell in plan.cells)
+    assert [list(cell.tuning) for cell in plan.cells] == [[LOW, HIGH]] * 2
+    assert len(plan.specs) == 8
+    for cell in plan.cells:
+        for value, trials in cell.tuning.items():
+            assert list(trials) == [7, 8]
+            for seed, trial in trials.items():
+                assert plan.specs[trial].train.lr == rate(value)
+                assert plan.specs[trial].seed == seed
+                assert plan.names[trial] == f"{cell.name} {value} seed={seed}"
+
+
+def test_the_compared_trials_have_their_cells_best_value_and_the_studys_seeds_only(tmp_path: Path) -> None:
+    before = planned(tmp_path, TUNED)
+    finish_tuning(tmp_path, before, {NARROW: {LOW: 0.5, HIGH: 0.4}, WIDE: {LOW: 0.2, HIGH: 0.3}})
+    plan = planned(tmp_path, TUNED)
+    assert plan.waiting == []
+    assert [cell.tuned for cell in plan.cells] == ["3e-3", "1e-3"]
+    assert [cell.overrides["train.lr"] for cell in plan.cells] == ["3e-3", "1e-3"]
+    for cell in plan.cells:
+        assert list(cell.trials) == [0, 1]
+        assert {plan.specs[t].train.lr for t in cell.trials.values()} == {float(cell.tuned or "nan")}
+    compared = [trial for cell in plan.cells for trial in cell.trials.values()]
+    assert set(compared).isdisjoint(before.specs)
+    assert list(plan.specs) == [*before.specs, *(cell.trials[seed] for seed in (0, 1) for cell in plan.cells)]
+    assert plan.with_state(State.planned) == [cell.trials[seed] for seed in (0, 1) for cell in plan.cells]
+    assert len(set(plan.names.values())) == len(plan.specs) == 12
+
+
+def test_a_cell_waits_for_its_own_tuning_alone(tmp_path: Path) -> None:
+    before = planned(tmp_path, TUNED)
+    for trials in before.cells[1].tuning.values():
+        for trial in trials.values():
+            end(tmp_path, trial, 0.5)
+    end(tmp_path, before.cells[0].tuning[LOW][7], 0.1)
+    plan = planned(tmp_path, TUNED)
+    assert [cell.name for cell in plan.waiting] == [NARROW]
+    assert list(plan.cells[1].trials) == [0, 1]
+
+
+@pytest.mark.parametrize("state", [State.failed, State.diverged, State.cancelled])
+def test_a_tuning_trial_that_did_not_complete_counts_as_the_worst(tmp_path: Path, state: State) -> None:
+    before = planned(tmp_path, TUNED)
+    for cell in before.cells:
+        for value, loss in ((LOW, 0.9), (HIGH, 0.1)):
+            end(tmp_path, cell.tuning[value][7], loss)
+        end(tmp_path, cell.tuning[LOW][8], 0.9)
+        end(tmp_path, cell.tuning[HIGH][8], 0.1, state)
+    assert [cell.tuned for cell in planned(tmp_path, TUNED).cells] == ["1e-3", "1e-3"]
+
+
+def test_tuning_that_failed_altogether_is_one_line(tmp_path: Path) -> None:
+    for trials in planned(tmp_path, TUNED).cells[1].tuning.values():
+        for trial in trials.values():
+            end(tmp_path, trial, 0.1, State.failed)
+    with pytest.raises(UsageError) as caught:
+        planned(tmp_path, TUNED)
+    said = str(caught.value)
+    assert said.startswith(f"cell {WIDE}: no trial of train.lr=1e-3, train.lr=3e-3 ended with a eval/loss; allowed is")
+    assert "\n" not in said
+
+
+def test_the_tuned_metric_and_its_direction_decide(tmp_path: Path) -> None:
+    text = TUNED.replace("seeds: [7, 8]", "seeds: [7, 8], metric: train/loss, goal: max")
+    for cell in planned(tmp_path, text).cells:
+        for value, trials in cell.tuning.items():
+            for trial in trials.values():
+                Journal(ledger.trial_dir(tmp_path, trial)).metrics(20, {"train/loss": rate(value)})
+                end(tmp_path, trial, -rate(value))
+    assert [cell.tuned for cell in planned(tmp_path, text).cells] == ["3e-3", "3e-3"]
+
+
+def test_the_values_tried_may_be_a_factors(tmp_path: Path) -> None:
+    grid = "{variant: {gated_delta_net_2: [1e-3, 2e-3], gated_delta_net_2_wide: [5e-3, 6e-3]}}"
+    text = TUNED.replace("[1e-3, 3e-3]", grid)
+    before = planned(tmp_path, text)
+    assert [list(cell.tuning) for cell in before.cells] == [
+        ["train.lr=1e-3", "train.lr=2e-3"],
+        ["train.lr=5e-3", "train.lr=6e-3"],
+    ]
+    for cell in before.cells:
+        for value, trials in cell.tuning.items():
+            for trial in trials.values():
+                end(tmp_path, trial, abs(rate(value) - 3e-3))
+    assert [cell.tuned for cell in planned(tmp_path, text).cells] == ["2e-3", "5e-3"]
+
+
+TWINS = """
+baseline: {narrowing: project, range: "1"}
+factors:
+  narrowing: {project: {variant.narrowing: project}, pool: {variant.narrowing: pool}}
+  range: {"1": {variant.erase_range: 1}, "2": {variant.erase_range: 2}}
+seeds: [0, 1]
+overrides: {variant: gated_delta_net_2, train: smoke, eval.sequences: 8}
+metrics: {eval/loss: min}
+"""
+"""Channel-wise gates are not narrowed: cells that differ in narrowing alone compute the same."""
+
+
+def test_cells_that_compute_the_same_share_trials_named_once(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TWINS)
+    same = {cell.name: cell.equivalent for cell in plan.cells}
+    first, second = "narrowing=project range=1", "narrowing=project range=2"
+    assert same == {first: None, second: None, "narrowing=pool range=1": first, "narrowing=pool range=2": second}
+    by_name = {cell.name: cell for cell in plan.cells}
+    for name, other in same.items():
+        if other:
+            assert by_name[name].trials == by_name[other].trials
+    assert [plan.names[trial] for trial in plan.specs] == [
+        f"{name} seed={seed}" for seed in (0, 1) for name in (first, second)
+    ]
+
+
+def test_cells_held_equal_have_trials_of_their_own(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TWINS + "equivalence: assert\n")
+    assert [cell.equivalent for cell in plan.cells].count(None) == 2
+    assert len(plan.specs) == len({t for cell in plan.cells for t in cell.trials.values()}) == 8
+    assert len(set(plan.names.values())) == 8
+
+
+def test_an_excluded_cell_stands_for_no_other(tmp_path: Path) -> None:
+    text = TWINS + "exclude: [{when: {narrowing: project, range: '2'}, reason: dull}]\n"
+    plan = planned(tmp_path, text)
+    out = next(cell for cell in plan.cells if cell.name == "narrowing=project range=2")
+    twin = next(cell for cell in plan.cells if cell.name == "narrowing=pool range=2")
+    assert (out.excluded, out.trials, out.equivalent, twin.equivalent) == ("dull", {}, None, None)
+    assert len(twin.trials) == 2
+
+
+def test_cells_that_share_trials_are_tuned_once(tmp_path: Path) -> None:
+    text = TWINS + "tune: {key: train.lr, grid: [1e-3, 3e-3], seeds: [7]}\n"
+    before = planned(tmp_path, text)
+    assert len(before.specs) == 4
+    assert [cell.tuning for cell in before.cells if cell.equivalent] == [
+        cell.tuning for cell in before.cells if not cell.equivalent
+    ]
+    for cell in before.cells:
+        for value, trials in cell.tuning.items():
+            end(tmp_path, trials[7], abs(rate(value) - (1e-3 if cell.levels["range"] == "1" else 3e-3)))
+    plan = planned(tmp_path, text)
+    assert [cell.tuned for cell in plan.cells] == ["1e-3" if c.levels["range"] == "1" else "3e-3" for c in plan.cells]
+    assert len(plan.specs) == 4 + 4
+
+
+def test_cells_that_only_an_untuned_value_makes_equal_are_not_equivalent(tmp_path: Path) -> None:
+    text = """
+baseline: {layers: window}
+factors: {layers: {window: {variant.pattern: [swa]}, full: {variant.pattern: [attention]}}}
+seeds: [0]
+overrides: {train: smoke, data.train_length: 16, data.test_length: 16}
+tune: {key: model.window, grid: [4, 8], seeds: [7]}
+"""  # the default window covers the sequence, those tried do not
+    plan = planned(tmp_path, text)
+    assert [cell.equivalent for cell in plan.cells] == [None, None]
+
+
+def test_zipped_factors_and_fractions_are_planned(tmp_path: Path) -> None:
+    zipped = LATTICE.replace(
+        "[gated_delta_net_2, kda, delta_net, gated_linear_attention, write_only]", "[kda, write_only]"
+    )
+    plan = planned(
+        tmp_path, zipped.replace("variant: gated_delta_net_2", "variant: kda") + "zip: [[variant, pattern]]\n"
+    )
+    assert [cell.name for cell in plan.cells] == ["variant=kda pattern=recurrent", "variant=write_only pattern=hybrid"]
+    text = """
+baseline: {decay: channel, erase: channel, lr: low}
+factors:
+  decay: {channel: {variant.decay: channel}, none: {variant.decay: none}}
+  erase: {channel: {variant.erase: channel}, none: {variant.erase: none}}
+  lr: {low: {train.lr: 1e-3}, high: {train.lr: 3e-3}}
+design: fractional_factorial
+resolution: 3
+"""
+    plan = planned(tmp_path, text)
+    assert len(plan.cells) == 4
+    assert plan.cells[0].levels == {"decay": "channel", "erase": "channel", "lr": "low"}
+    for cell in plan.cells:
+        (trial,) = cell.trials.values()
+        assert plan.specs[trial].variant.decay.value == cell.levels["decay"]
+        assert plan.specs[trial].train.lr == {"low": 1e-3, "high": 3e-3}[cell.levels["lr"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "setter"),
+    [
+        (TUNED, "variant", "factor variant"),
+        (TUNED, "train.lr", "tune"),
+        (TUNED, "++train.lr", "tune"),
+        (TWINS, "variant.narrowing", "factor narrowing"),
+        (TWINS, "range", "factor range"),
+    ],
+)
+def test_what_the_study_varies_cannot_be_overridden(tmp_path: Path, text: str, key: str, setter: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        planned(tmp_path, text, **{key: "1"})
+    assert str(caught.value) == f"{key}=1: {key.lstrip('+')} is set by {setter} of study ask"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds: [7, 8]", "seeds: [7, 8], metric: eval/los, goal: min", "tune.metric=eval/los: allowed is eval/loss, "),
+        ("eval/loss: min", "eval/bits_per_byte: min", "metrics.eval/bits_per_byte=min: allowed is eval/loss, "),
+        ("eval/loss: min", "eval/accuracy/1-9: max", "eval/accuracy/1-32, eval/accuracy/33-64, train/loss"),
+    ],
+)
+def test_unknown_metrics_are_refused_with_those_there_are(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        planned(tmp_path, TUNED.replace(old, new))
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "ask.yaml"))
+
+
+def test_metrics_left_out_are_the_datas_own(tmp_path: Path) -> None:
+    assert list(planned(tmp_path, LATTICE).study.metrics) == ["eval/accuracy", "eval/loss"]
+    text = LATTICE + "overrides: {data: text}\n"
+    assert list(planned(tmp_path, text).study.metrics) == ["eval/loss", "eval/bits_per_byte"]
+
+
+def test_overrides_are_written_as_hydra_reads_them() -> None:
+    merged: dict[str, Any] = {"model.value_heads": None, "variant.tie": True, "variant.pattern": ["mixer", "swa"]}
+    assert hydra_overrides(merged) == ["model.value_heads=null", "variant.tie=true", "variant.pattern=[mixer,swa]"]
+
+
+def test_a_plan_of_recorded_trials_needs_no_study_file(tmp_path: Path) -> None:
+    before = planned(tmp_path, TUNED)
+    finish_tuning(tmp_path, before, {NARROW: {LOW: 0.5, HIGH: 0.4}, WIDE: {LOW: 0.2, HIGH: 0.3}})
+    plan = planned(tmp_path, TUNED)
+    for spec in plan.specs.values():
+        ledger.freeze(tmp_path, spec)
+    record = ledger.write_study(tmp_path, plan.study, plan.cells, "python launch.py", {})
+    wanted = [plan.cells[1].trials[1], plan.cells[0].tuning[HIGH][8]]
+    again = recorded_plan(
+        ledger.read_study(tmp_path, "ask"), wanted, tmp_path, lambda ids: ledger.glances(tmp_path, ids)
+    )
+    assert again.specs == {trial: plan.specs[trial] for trial in wanted}
+    assert {again.names[trial] for trial in wanted} == {f"{WIDE} seed=1", f"{NARROW} {HIGH} seed=8"}
+    assert again.states == {wanted[0]: State.planned, wanted[1]: State.completed}
+    assert record.cells == again.cells
+
+
+MANY = """
+import json, sys
+from pathlib import Path
+from deltalab.dispatch.launch import plan_study
+from deltalab.spec.study_file import parse_study
+
+factors = {"variant": ["kda", "delta_net", "write_only", "erase_only"], "train.lr": [f"{i}e-4" for i in range(1, 11)]}
+plain = {"baseline": {"variant": "kda", "train.lr": "1e-4"}, "factors": factors, "seeds": list(range(25))}
+plan = plan_study(parse_study({**plain, "match": "parameters"}, "here", "many"), {}, Path(sys.argv[1]))
+loaded = [name for name in ("torch", "triton", "mlflow", "datasets") if name in sys.modules]
+print(json.dumps([len(plan.cells), len(plan.specs), len(set(plan.names.values())), loaded]))
+"""
+
+
+def test_a_thousand_trials_are_planned_without_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout) == [40, 1000, 1000, []]
+    assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from deltalab.spec.launcher import Device
 from deltalab.study import estimates
 from deltalab.study.ledger import load_spec
 from deltalab.track import journal
-from deltalab.track.claim import STALE_SECONDS, claimed
+from deltalab.track.claim import STALE_SECONDS, beats_elsewhere, claimed
 from deltalab.track.journal import Journal, State
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LOG = "log.txt"
 CANCEL = "cancel"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 BUSY_SECONDS = 1.5 * STALE_SECONDS
-"""How long a worker waits for a trial that another process claims: a holder that died elsewhere is stale by then."""
+"""How long a worker waits for a trial that another machine claims: a holder that died there is stale by then."""
 
 
 class StopSignal:
@@ -180,7 +180,7 @@ def run_one(
         threads: CPU threads for torch.
         stop: asked before every step.
         world: the processes that train it together, None for this one alone.
-        patience: seconds to wait for a claim that beats.
+        patience: seconds to wait for a claim of another machine that beats.
 
     Raises:
         Busy: another live process runs it.
@@ -191,7 +191,8 @@ def run_one(
         state: State | Busy | None = None
         if world is None or world.main:
             try:
-                held.enter_context(claimed(run_dir, patience, cancelled.look))
+                wait = patience if beats_elsewhere(run_dir) else 0.0
+                held.enter_context(claimed(run_dir, wait, cancelled.look))
                 state = _ended(run_dir, cancelled)
             except Busy as busy:
                 state = busy

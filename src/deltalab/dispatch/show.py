@@ -176,7 +176,8 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
             + (f"; {len(plan.waiting)} cells wait for it" if plan.waiting else "")
         )
     if plan.unmeasured:
-        lines.append(f"time unknown: {len(plan.unmeasured)} shapes were never measured; plan=calibrate measures them")
+        shapes = f"{len(plan.unmeasured)} shape{'s' * (len(plan.unmeasured) != 1)}"
+        lines.append(f"time unknown: {shapes} of trial never measured; plan=calibrate measures")
     elif (seconds := plan.seconds(plan.specs)) is not None and seconds > 0:
         lines.append(f"about {_cost(plan, launcher)} to go{' for the trials known so far' if plan.waiting else ''}")
     run = [cell for cell in plan.cells if cell.excluded is None]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalab.spec.trial import TrialSpec
+from deltalab.study.equivalence import plainest
 from deltalab.track import journal
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
@@ -59,7 +60,7 @@ class Timing:
 
 def key(spec: TrialSpec) -> str:
     """Equal for trials that take the same time a step."""
-    plain = spec.to_dict()
+    plain = plainest(spec).to_dict()
     kept = {
         part: {name: plain[part][name] for name in SPEED.get(part, plain[part])}
         for part in ("variant", "model", "data", "train", "eval")

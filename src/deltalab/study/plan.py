@@ -16,7 +16,7 @@ from deltalab.spec.study_file import text
 from deltalab.spec.trial import TrialSpec
 from deltalab.study import estimates
 from deltalab.study.design import cell_name, cells_of
-from deltalab.study.equivalence import equivalence_key
+from deltalab.study.equivalence import classes, equivalence_key
 from deltalab.study.estimates import Timing
 from deltalab.study.ledger import CellRecord, StudyRecord, load_spec, trial_dir
 from deltalab.study.tuning import best
@@ -175,15 +175,13 @@ class _Planner:
 
     def _with_equivalents(self, cells: list[CellRecord], specs: Mapping[str, TrialSpec]) -> list[CellRecord]:
         """Cells that compute what an earlier one computes carry its name."""
-        first: dict[tuple[str, str], str] = {}
-        marked = []
+        keys = {}
         for cell in cells:
             if cell.excluded is None:
                 grid = text(self.study.tune.values(cell.levels)) if self.study.tune else ""
-                same = first.setdefault((equivalence_key(specs[cell.name]), grid), cell.name)
-                cell = dataclasses.replace(cell, equivalent=None if same == cell.name else same)
-            marked.append(cell)
-        return marked
+                keys[cell.name] = f"{equivalence_key(specs[cell.name])} {grid}"
+        first = classes(keys)
+        return [dataclasses.replace(cell, equivalent=first.get(cell.name)) for cell in cells]
 
     def _shared(self, cell: CellRecord, cells: list[CellRecord]) -> CellRecord | None:
         """The cell whose trials this one shares."""

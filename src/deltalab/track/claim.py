@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from deltalab.errors import Busy
 
@@ -32,6 +33,12 @@ def alive(run_dir: Path) -> bool:
     On the claim's own machine a dead process is seen at once, elsewhere after ``STALE_SECONDS``.
     """
     return any(_beats(path, time.time()) for path in _claims(run_dir))
+
+
+def beats_elsewhere(run_dir: Path) -> bool:
+    """Whether a claim of another machine counts as beating: its process may be dead, which shows only when it is
+    ``STALE_SECONDS`` old."""
+    return any(_beats(path, time.time()) and _owner(path).get("host") != _machine() for path in _claims(run_dir))
 
 
 @contextlib.contextmanager
@@ -103,12 +110,19 @@ def _beats(path: Path, now: float) -> bool:
     try:
         if now - path.stat().st_mtime > STALE_SECONDS:
             return False
-        owner = json.loads(path.read_text())
     except FileNotFoundError:
         return False
-    except ValueError:  # just being written
-        return True
+    if not (owner := _owner(path)):
+        return path.exists()
     return owner["host"] != _machine() or _process_lives(owner["pid"], owner["born"])
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """Who holds a claim; nothing is known of one that is just being written, or taken away."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _beat(path: Path, stop: threading.Event, each_beat: Callable[[], object]) -> None:
