@@ -240,7 +240,7 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     found = [
         ("Launched", day(results.record.created)),
         ("Commit", commits(results)),
-        ("Local changes", "the code is kept in runs/snapshots, under the digest in each trial's provenance.json" if dirty else "none"),
+        ("Local changes", "kept in runs/snapshots, under the digest in a trial's provenance.json" if dirty else "none"),
         ("Hardware", "; ".join(hardware(results))),
         ("Time", f"{duration(sum(alone['seconds']))} over {len(alone)} trials"),
         ("Python", str(launch.get("python", "unknown"))),

@@ -100,12 +100,16 @@ def cancel(
     from deltalab.dispatch.states import Observer
 
     named = {n.trial: n for text in trials for n in steer.find(runs, text, study)}
-    done, asked = steer.cancel(Observer(runs), list(named))
+    done, asked, refused = steer.cancel(Observer(runs), list(named))
     ended = len(named) - len(done) - len(asked)
     parts = [f"{len(done)} cancelled"] if done else []
     parts += [f"{len(asked)} running, asked to checkpoint and stop"] if asked else []
     parts += [f"{ended} had ended already"] if ended else []
     _console().print(", ".join(parts) + "; deltalab retry runs them again", highlight=False, soft_wrap=True)
+    if refused:
+        _console().print(
+            f"jobs stay in Slurm's queue until they find that out: {refused}", style="yellow", soft_wrap=True
+        )
 
 
 @app.command()

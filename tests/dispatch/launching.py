@@ -19,6 +19,9 @@ from tests.specs import study_file
 LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
 QUIET = "tracking=none"
 RATE = "train/tokens_per_second"
+PATIENCE = 600
+"""Seconds after which a test gives up waiting, on a machine that does much else too."""
+Results = dict[str, tuple[bytes, dict[str, dict[int, float]]]]
 
 
 class Desk:
@@ -73,7 +76,7 @@ class Desk:
             os.killpg(process.pid, signum)
         else:
             os.kill(process.pid, signum)
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
         return (self.folder / "said.txt").read_text()
 
     def clear(self) -> None:
@@ -97,7 +100,7 @@ class Desk:
         """Trial ids in the order of cells and seeds."""
         return [t for cell in ledger.read_study(self.runs, study).cells for t in cell.trials.values()]
 
-    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for a condition."""
         end = time.monotonic() + seconds
         while not holds():
@@ -133,7 +136,7 @@ class Desk:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -144,15 +147,26 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def results(runs: Path, trials: Iterable[str]) -> dict[str, tuple[bytes, dict[str, dict[int, float]]]]:
+def results(runs: Path, trials: Iterable[str]) -> Results:
     """Trial → its final weights as bytes and every metric at every step, less the one that measures the machine."""
-    found = {}
+    found: Results = {}
     for trial in trials:
         folder = ledger.trial_dir(runs, trial)
         metrics = journal.read(folder).metrics
         metrics.pop(RATE, None)
         found[trial] = (folder / "model.safetensors").read_bytes(), metrics
     return found
+
+
+def differing(found: Results, expected: Results) -> list[str]:
+    """Trials and figures that are not bit for bit what was expected of them; trials not found are passed over."""
+    names = []
+    for trial, (weights, metrics) in found.items():
+        expected_weights, expected_metrics = expected[trial]
+        names += [f"{trial}: weights"] if weights != expected_weights else []
+        both = metrics.keys() | expected_metrics.keys()
+        names += [f"{trial}: {name}" for name in both if metrics.get(name) != expected_metrics.get(name)]
+    return names
 
 
 def executions(run_dir: Path) -> list[list[int]]:

@@ -15,9 +15,12 @@ from deltalab.study import ledger
 from deltalab.track.journal import State
 from tests.dispatch.launching import (
     LOCAL,
+    PATIENCE,
     QUIET,
     Desk,
+    Results,
     copy_checkout,
+    differing,
     executions,
     kill,
     results,
@@ -30,15 +33,15 @@ STUDY = """
 question: does it survive?
 baseline: {variant: delta_net}
 factors: {variant: [delta_net, kda]}
-seeds: [0, 1]
+seeds: [0]
 overrides:
-  {train: smoke, train.steps: 150, train.batch_size: 8, train.log_every: 1, train.checkpoint_every: 10,
+  {train: smoke, train.steps: 100, train.batch_size: 8, train.log_every: 1, train.checkpoint_every: 10,
    eval.sequences: 8, model.depth: 1, model.mlp_width: 16}
 metrics: {eval/accuracy: max, eval/loss: min}
 """
+MORE_SEEDS = "seed=0,1"
 SPARSE = ("train.log_every=50",)
 """More checkpoints than lines in the journal."""
-Results = dict[str, tuple[bytes, dict[str, dict[int, float]]]]
 
 
 @pytest.fixture
@@ -50,9 +53,9 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What the study's trials come to when nothing happens."""
+    """What trials of the study come to when nothing happens."""
     desk = Desk(tmp_path_factory.mktemp("undisturbed"))
-    done = desk.launch(*command(desk, "hydra/launcher=inline"))
+    done = desk.launch(*command(desk, "hydra/launcher=inline", MORE_SEEDS))
     assert done.returncode == 0, done.stdout
     return results(desk.runs, desk.trials())
 
@@ -74,13 +77,17 @@ def recorded(desk: Desk) -> bool:
     return bool(ledger.list_studies(desk.runs))
 
 
-def finish(desk: Desk, *more: str) -> Results:
-    """The same command once more, which must end well; returns the results."""
+def finish(desk: Desk, *more: str) -> None:
+    """The same command once more, which must end well."""
     done = desk.launch(*command(desk, *more))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert desk.states() == [State.completed] * 4
+    assert desk.states() == [State.completed] * 2
     assert desk.workers() == []
-    return results(desk.runs, desk.trials())
+
+
+def assert_equal(desk: Desk, undisturbed: Results) -> None:
+    """Weights and metrics are those of trials that nothing happened to."""
+    assert differing(results(desk.runs, desk.trials()), undisturbed) == []
 
 
 def remove(path: Path) -> None:
@@ -106,7 +113,7 @@ class TestDisk:
         process = small.start(*command(small))
         small.until(lambda: bool(small.running()))
         filler = small.runs / "filler"
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE
         with filler.open("ab", buffering=0) as file:
             while process.poll() is None:
                 assert time.monotonic() < end, said(small)
@@ -123,7 +130,8 @@ class TestDisk:
         assert State.completed not in small.states()
         small.until(lambda: not small.workers())
         filler.unlink()
-        assert finish(small) == undisturbed
+        finish(small)
+        assert_equal(small, undisturbed)
 
 
 class TestDeletedFolders:
@@ -131,10 +139,11 @@ class TestDeletedFolders:
         process = desk.start(*command(desk, "hydra.launcher.workers=1"))
         desk.until(lambda: bool(desk.running()))
         remove(folder(desk, desk.trials()[-1]))
-        assert process.wait(timeout=120) in (0, 1)
-        assert desk.states()[:3] == [State.completed] * 3
+        assert process.wait(PATIENCE) in (0, 1)
+        assert desk.states()[0] is State.completed
         assert len(said(desk).splitlines()) < 40
-        assert finish(desk) == undisturbed
+        finish(desk)
+        assert_equal(desk, undisturbed)
 
     @pytest.mark.parametrize("how", [(), SPARSE], ids=["often journaled", "seldom journaled"])
     def test_of_a_trial_that_runs(self, desk: Desk, undisturbed: Results, how: tuple[str, ...]) -> None:
@@ -143,23 +152,24 @@ class TestDeletedFolders:
         victim = min(desk.running())
         desk.until(lambda: any(folder(desk, victim).glob("checkpoints/step-*")))
         remove(folder(desk, victim))
-        assert process.wait(timeout=120) in (0, 1)
+        assert process.wait(PATIENCE) in (0, 1)
         assert len(said(desk).splitlines()) < 40
         finish(desk, *how)
         assert executions(folder(desk, victim))[-1][0] == 1  # from the start: what was deleted is not half there
         if not how:
-            assert results(desk.runs, desk.trials()) == undisturbed
+            assert_equal(desk, undisturbed)
 
 
 class TestLaunches:
     def test_two_people_launch_at_the_same_moment(self, desk: Desk, undisturbed: Results) -> None:
-        both = [desk.start(*command(desk), to=f"said-{person}.txt") for person in range(2)]
+        both = [desk.start(*command(desk, MORE_SEEDS), to=f"said-{person}.txt") for person in range(2)]
         for person, process in enumerate(both):
-            assert process.wait(timeout=180) == 0, said(desk, f"said-{person}.txt")
+            assert process.wait(PATIENCE) == 0, said(desk, f"said-{person}.txt")
+        assert len(desk.trials()) == 4
         for trial in desk.trials():
             told = [state for state in states_told(folder(desk, trial)) if state != State.queued.value]
             assert told == [State.running.value, State.completed.value]
-        assert results(desk.runs, desk.trials()) == undisturbed
+        assert_equal(desk, undisturbed)
 
     def test_the_launcher_is_killed_before_it_starts_workers(self, desk: Desk, undisturbed: Results) -> None:
         process = desk.start(*command(desk))
@@ -168,7 +178,8 @@ class TestLaunches:
             time.sleep(0.001)
         desk.end(process, signal.SIGKILL, group=False)
         assert desk.workers() == []
-        assert finish(desk) == undisturbed
+        finish(desk)
+        assert_equal(desk, undisturbed)
         for trial in desk.trials():
             assert states_told(folder(desk, trial)).count(State.running.value) == 1
 
@@ -178,7 +189,7 @@ class TestLaunches:
         assert done.returncode == 0, done.stderr
         assert "MLflow was not brought up to date" in done.stdout
         assert "deltalab sync ask" in done.stdout
-        assert results(desk.runs, desk.trials()) == undisturbed
+        assert_equal(desk, undisturbed)
 
 
 class TestEditedCode:
@@ -199,11 +210,11 @@ class TestEditedCode:
         process = desk.start(*command(desk, "hydra.launcher.workers=1", "hydra.launcher.trials_per_job=1"))
         desk.until(lambda: bool(desk.running()))
         self.edit(desk, "raise RuntimeError('half an edit')")
-        assert process.wait(timeout=120) == 0, said(desk)
-        assert results(desk.runs, desk.trials()) == undisturbed
+        assert process.wait(PATIENCE) == 0, said(desk)
+        assert_equal(desk, undisturbed)
         again = desk.launch(*command(desk))
         assert again.returncode == 0
-        assert "4 trials ran other code than today's: src/deltalab/train/loop.py changed since" in again.stdout
+        assert "2 trials ran other code than today's: src/deltalab/train/loop.py changed since" in again.stdout
 
     def test_makes_retry_ask_which_code(self, desk: Desk, undisturbed: Results) -> None:
         process = desk.start(*command(desk))
@@ -212,7 +223,7 @@ class TestEditedCode:
         for pid in desk.workers():
             kill(pid)
         self.edit(desk, "print('this is the edited code')")
-        first, second = desk.trials()[:2]
+        first, second = desk.trials()
         asked = desk.deltalab("retry", first)
         assert asked.returncode == 2
         assert re.fullmatch(r"deltalab: .*src/deltalab/train/loop\.py changed.*--code.*\n", asked.stderr)
@@ -222,7 +233,7 @@ class TestEditedCode:
             log = desk.deltalab("logs", trial)
             assert log.returncode == 0, log.stderr
             assert ("this is the edited code" in log.stdout) == edited
-            assert results(desk.runs, [trial])[trial] == undisturbed[trial]
+            assert differing(results(desk.runs, [trial]), undisturbed) == []
 
 
 class TestSteering:
@@ -246,7 +257,7 @@ class TestSteering:
         assert cancelled.returncode == 0, cancelled.stderr
         assert "1 cancelled, 1 running, asked to checkpoint and stop" in cancelled.stdout
         undisturbed = calm.start(*self.jobs("hydra/launcher=inline"))
-        assert process.wait(timeout=60) == 1
+        assert process.wait(PATIENCE) == 1
         assert desk.states(name) == [State.cancelled] * 2
         assert desk.workers() == []
         assert list(folder(desk, running).glob("checkpoints/step-*"))
@@ -257,8 +268,9 @@ class TestSteering:
         for trial in (running, queued):
             retried = desk.deltalab("retry", trial)
             assert retried.returncode == 0, retried.stdout + retried.stderr
-        assert undisturbed.wait(timeout=120) == 0
-        assert results(desk.runs, desk.trials(name)) == results(calm.runs, calm.trials(name))
+        assert undisturbed.wait(PATIENCE) == 0
+        both = (running, queued)
+        assert differing(results(desk.runs, both), results(calm.runs, both)) == []
 
     def test_naming_and_logs(self, desk: Desk) -> None:
         process = desk.start(*command(desk))
@@ -266,14 +278,14 @@ class TestSteering:
         victim = desk.trials()[1]
         (folder(desk, victim) / "model.safetensors").mkdir()  # final weights cannot be written here
         following = desk.start_deltalab("logs", "-f", victim, to="log.txt")
-        assert process.wait(timeout=120) == 1
-        assert following.wait(timeout=30) == 0
-        log = desk.deltalab("logs", "variant=delta_net seed=1")
+        assert process.wait(PATIENCE) == 1
+        assert following.wait(PATIENCE) == 0
+        log = desk.deltalab("logs", "variant=kda seed=0")
         assert "Traceback" in log.stdout
         assert said(desk, "log.txt") == log.stdout == (folder(desk, victim) / "log.txt").read_text()
         assert desk.deltalab("logs", victim[:-3]).stdout == log.stdout
         (desk.runs / "trials" / f"{victim[:4]}another").mkdir()
-        for text, said_of_it in ((victim[:4], "2 trials begin so"), ("variant=kda", "names 2 trials")):
+        for text, said_of_it in ((victim[:4], "2 trials begin so"), ("seed=0", "names 2 trials")):
             refused = desk.deltalab("logs", text)
             assert refused.returncode == 2
             assert len(refused.stderr.splitlines()) == 1

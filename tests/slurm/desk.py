@@ -85,7 +85,7 @@ class SlurmDesk(Desk):
         """Nothing of this desk waits or runs."""
         return all(self.cluster.ended(job) for job in self.jobs())
 
-    def finish(self, seconds: float = 150) -> None:
+    def finish(self, seconds: float = 400) -> None:
         """Wait until nothing waits or runs any more."""
         self.cluster.wait(self.at_rest, seconds)
 
@@ -119,7 +119,7 @@ class SlurmDesk(Desk):
     def steps_of(self, trial: str) -> int:
         return journal.glance(self.dir(trial)).step
 
-    def until_all_run(self, study: str = "ask", seconds: float = 90) -> None:
+    def until_all_run(self, study: str = "ask", seconds: float = 240) -> None:
         """Wait until every trial has logged a step."""
         self.cluster.wait(lambda: all(self.steps_of(trial) for trial in self.trials(study)), seconds)
 

@@ -39,7 +39,7 @@ def test_a_time_limit_interrupts_a_task_of_several_trials(desk: SlurmDesk, undis
     short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra.launcher.trials_per_job=2")
     steps = f"train.steps={int(40 * undisturbed.steps_per_second)}"
     desk.submit(desk.study(TWO_TRIALS), *on("n5"), *short, steps)
-    desk.finish(300)
+    desk.finish()
     (job,) = desk.jobs()
     runs = [run.state for run in desk.cluster.sacct(job)]
     assert len(runs) > 1
@@ -55,11 +55,11 @@ def test_a_node_that_crashes_hands_its_trials_to_another(desk: SlurmDesk, undist
     interrupted(desk, *on("n4"))
     (job,) = desk.jobs()
     desk.cluster.node_down("n4")
-    desk.cluster.wait(lambda: set(desk.cluster.squeue(f"--jobs={job}").values()) == {"PENDING"}, 120)
+    desk.cluster.wait(lambda: set(desk.cluster.squeue(f"--jobs={job}").values()) == {"PENDING"}, 240)
     assert desk.shown() == ["queued"] * 2
     assert "nothing to submit" in desk.submit(desk.study(TWO_TRIALS), *on("n6"))
     desk.cluster.node_up()
-    desk.finish(200)
+    desk.finish()
     assert desk.jobs() == [job]
     assert_undisturbed(desk, undisturbed)
 
@@ -68,7 +68,7 @@ def test_a_node_that_crashes_hands_its_trials_to_another(desk: SlurmDesk, undist
 def test_preemption_by_signal_requeues_and_resumes(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
     interrupted(desk, *on("n1"))
     desk.cluster.preempt("n1")
-    desk.cluster.wait(lambda: set(desk.journals().values()) == {State.preempted})
+    desk.cluster.wait(lambda: set(desk.journals().values()) == {State.preempted}, 120)
     assert desk.shown() == ["queued"] * 2
     assert "nothing to submit" in desk.submit(desk.study(TWO_TRIALS), *on("n1"))
     desk.finish()
@@ -98,12 +98,12 @@ def test_scancel_leaves_a_checkpoint_and_the_next_launch_completes(desk: SlurmDe
 def test_a_worker_killed_is_lost_and_the_next_launch_completes(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
     interrupted(desk, *on("n6"))
     (job,) = desk.jobs()
-    desk.cluster.wait(lambda: all(desk.steps_of(trial) > 60 for trial in desk.trials()), 90)
+    desk.cluster.wait(lambda: all(desk.steps_of(trial) > 60 for trial in desk.trials()), 240)
     for pid in workers(desk.runs):
         os.kill(pid, signal.SIGKILL)
     desk.finish()
     assert {run.state for run in desk.cluster.sacct(job)} <= {"FAILED", "CANCELLED", "NODE_FAIL"}
-    desk.cluster.wait(lambda: desk.shown() == ["lost"] * 2)
+    desk.cluster.wait(lambda: desk.shown() == ["lost"] * 2, 120)
     assert "Submitted batch array" in desk.submit(desk.study(TWO_TRIALS), *on("n6"))
     desk.finish()
     assert all(desk.resumed_at(trial) > 50 for trial in desk.trials())
@@ -128,13 +128,27 @@ def workers(runs: Path) -> list[int]:
 def test_processes_of_one_trial_on_two_nodes_stop_and_resume_as_one(desk: SlurmDesk) -> None:
     """A trial of two processes, started by srun; preempted like the others."""
     desk.submit(desk.study(TWO_TRIALS), *on("n[2-3]"), "hydra.launcher.nodes=2")
-    desk.until_all_run(seconds=150)
+    desk.until_all_run()
     desk.cluster.preempt("n2")
-    desk.finish(240)
+    desk.finish()
     assert list(desk.journals().values()) == [State.completed] * 2, desk.logs()
     for trial in desk.trials():
         assert desk.lines(trial) == ["queued", "running", "preempted", "running", "completed"]
         assert desk.resumed_at(trial) > 1
+
+
+@together
+def test_preemption_before_the_worker_has_started_loses_nothing(desk: SlurmDesk) -> None:
+    """Bash alone, still in the lines of setup, or a Python that imports would die of the signal."""
+    mark = desk.folder / "mark"
+    desk.submit(desk.study(TWO_TRIALS), *on("n7"), f"hydra.launcher.setup=['echo one >>{mark}','sleep 5']")
+    desk.cluster.wait(lambda: mark.exists() and len(mark.read_text().split()) == 2)
+    desk.cluster.preempt("n7")
+    desk.finish()
+    assert list(desk.journals().values()) == [State.completed] * 2, desk.logs()
+    (job,) = desk.jobs()
+    assert sorted(run.state for run in desk.cluster.sacct(job))[:2] == ["COMPLETED"] * 2
+    assert "FAILED" not in {run.state for run in desk.cluster.sacct(job)}
 
 
 def test_preemption_by_sigterm_alone_resumes_too(cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path) -> None:
@@ -149,3 +163,23 @@ def test_preemption_by_sigterm_alone_resumes_too(cluster: Cluster, undisturbed: 
         assert desk.lines(trial) == ["queued", "running", "preempted", "running", "completed"]
         assert desk.resumed_at(trial) > 1
     assert_undisturbed(desk, undisturbed)
+
+
+def test_without_the_controller_nothing_counts_as_lost_or_is_submitted_twice(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.set()
+    desk = SlurmDesk(tmp_path, cluster)
+    study = desk.study(TWO_TRIALS)
+    desk.submit(study, "hydra.launcher.sbatch=[hold]")
+    (job,) = desk.jobs()
+    with cluster.without_controller():
+        assert desk.shown() == ["queued"] * 2
+        assert "Slurm did not answer" in desk.deltalab("status").stdout
+        assert "nothing to submit" in desk.submit(study)
+        said = desk.submit(study, "train.steps=21", code=1)
+        assert "2 trials were not submitted" in said
+        assert "Unable to contact slurm controller" in said
+    cluster.call("scontrol", "release", job)
+    desk.submit(study, "train.steps=21")
+    desk.finish()
+    assert len(desk.jobs()) == 2
+    assert list(desk.journals().values()) == [State.completed] * 2

@@ -19,6 +19,16 @@ from tests.specs import TWO_CELLS
 pytestmark = pytest.mark.slurm
 SIX_TRIALS = TWO_CELLS.replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
 HELD = "hydra.launcher.sbatch=[hold]"
+TUNED = """
+question: which variant is better, each at its own rate?
+baseline: {variant: gated_delta_net_2}
+factors: {variant: [gated_delta_net_2, gated_delta_net_2_wide]}
+tune: {key: train.lr, grid: [1e-3, 3e-3], seeds: [0]}
+seeds: [10]
+overrides: {train: smoke, eval.sequences: 8, model.mlp_width: 16}
+match: parameters
+metrics: {eval/accuracy: max, eval/loss: min}
+"""
 DONE = [State.completed] * 4
 
 
@@ -126,7 +136,7 @@ def test_what_waits_runs_the_code_and_configuration_it_was_submitted_with(desk: 
     desk.env["PYTHONPATH"] = str(checkout / "src")
     study = desk.study(TWO_TRIALS)
     command = [sys.executable, str(checkout / "launch.py"), *SLURM, f"study={study}", HELD]
-    subprocess.run(command, cwd=desk.folder, env=desk.env, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=desk.folder, env=desk.env, check=True, capture_output=True, timeout=240)
     smoke = checkout / "conf/train/smoke.yaml"
     smoke.write_text(smoke.read_text().replace("lr: 0.003", "lr: 999"))
     for path in (checkout / "src/deltalab").rglob("*.py"):
@@ -184,7 +194,7 @@ def test_a_launch_killed_before_sbatch_leaves_nothing_in_the_way(desk: SlurmDesk
 def test_two_launches_at_once_submit_each_trial_once(desk: SlurmDesk) -> None:
     study = desk.study(TWO_CELLS)
     both = [desk.start(*SLURM, f"study={study}") for _ in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
     assert len(desk.jobs()) == 1
     desk.finish()
     assert [desk.lines(trial) for trial in desk.trials()] == [["queued", "running", "completed"]] * 4
@@ -211,7 +221,7 @@ def test_trials_are_cancelled_and_taken_up_again_from_elsewhere(desk: SlurmDesk)
     study = desk.study(TWO_CELLS)
     desk.submit(study, "hydra.launcher.array_parallelism=1", *LONG)
     first, *others = desk.trials()
-    desk.cluster.wait(lambda: desk.steps_of(first), 90)
+    desk.cluster.wait(lambda: desk.steps_of(first), 240)
     assert desk.shown() == ["running", "queued", "queued", "queued"]
     cancelled = desk.deltalab("cancel", "ask")
     assert cancelled.returncode == 0, cancelled.stderr
@@ -223,3 +233,13 @@ def test_trials_are_cancelled_and_taken_up_again_from_elsewhere(desk: SlurmDesk)
     desk.finish()
     assert desk.shown() == ["completed", "completed", "cancelled", "cancelled"]
     assert desk.resumed_at(first) > 1
+
+
+@together
+def test_what_waits_for_tuning_is_submitted_by_a_job(desk: SlurmDesk) -> None:
+    said = desk.submit(desk.study(TUNED))
+    assert re.findall(r"Submitted batch array \d+: (\d) trials", said) == ["4"]
+    assert "launches the compared trials once tuning has ended" in said
+    desk.finish()
+    assert desk.shown() == ["completed"] * 6
+    assert len(desk.jobs()) == 3

@@ -1,9 +1,16 @@
 """Composition: what is accepted, what is resolved, and what a user's mistake says."""
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from deltalab.errors import UsageError
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from deltalab.errors import ConfigError, UsageError
 from deltalab.spec import load
+from deltalab.spec.launcher import Code, Device, Kind, LauncherSpec, SlurmSpec
+from deltalab.spec.load import Planning
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.resolve import resolve
 from tests.specs import VARIANTS, trial
@@ -95,3 +102,135 @@ def test_decay_range_follows_the_training_length_and_ends_at_the_papers() -> Non
     ranges = [trial(f"data.train_length={n}", f"data.test_length={n}").model.decay_range for n in (32, 256, 4096, 9999)]
     assert ranges[0][1] < ranges[1][1] < ranges[2][1] == ranges[3][1] == 16
     assert ranges[2][0] == 1
+
+
+ALIKE = [
+    [],
+    ["train.lr=1e-4", "train=smoke"],  # a group chosen after a value of it was given
+    ["variant=kda", "data=recall", "data.pairs=6", "model.d_model=32"],
+    ["++train.steps=7"],
+    ["data.generators=[[1,0,2],[1,2,0]]", "variant.pattern=[mixer,swa]"],
+    ["study=null", "sweep.baseline={variant:kda}", "sweep.seeds=[1,2]", "plan=calibrate"],
+    ["model.d_model=16", "model.d_model=32"],
+    ["hydra/launcher=inline", "seed=4"],
+    ["data=text", "eval=often", "tracking=none", "runs=elsewhere"],
+]
+
+
+@pytest.mark.parametrize("overrides", ALIKE, ids=str)
+def test_a_configuration_is_what_hydra_itself_composes(overrides: list[str]) -> None:
+    load.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(load.CONF)):
+        expected = compose("config", overrides)
+    assert OmegaConf.to_container(load.compose(overrides)) == OmegaConf.to_container(expected)
+
+
+def test_what_one_configuration_sets_the_next_does_not_have() -> None:
+    before = load.compose(["variant=kda"])
+    changed = load.compose(["variant=kda", "train.lr=1", "data.group=S3", "sweep.seeds=[5]"])
+    changed.train.steps = 5
+    assert (changed.train.lr, changed.sweep.seeds) == (1, [5])
+    again = load.compose(["variant=kda"])
+    assert again == before
+    assert again.train.lr != 1
+
+
+def test_a_launch_is_read_off_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DELTALAB_RUNS", raising=False)
+    plain = load.launch_spec(load.compose([]))
+    assert (plain.study, plain.sweep, plain.plan, plain.confirmed, plain.json) == (
+        None,
+        {},
+        Planning.false,
+        False,
+        False,
+    )
+    assert (plain.runs, plain.seed, plain.variant, plain.tracking.mlflow) == (
+        tmp_path / "runs", 0, "gated_delta_net_2", True,
+    )  # fmt: skip
+    given = ["study=gates", "sweep.tune={key:train.lr}", "sweep.seeds=[3]", "confirmed=true", "json=true", "seed=2"]
+    spec = load.launch_spec(load.compose([*given, "runs=/elsewhere", "tracking=none", "variant=kda"]))
+    assert (spec.study, spec.confirmed, spec.json, spec.seed, spec.variant) == ("gates", True, True, 2, "kda")
+    assert spec.sweep == {"tune": {"key": "train.lr"}, "seeds": [3]}
+    assert (spec.runs, spec.tracking.mlflow) == (Path("/elsewhere"), False)
+    monkeypatch.setenv("DELTALAB_RUNS", "there")
+    assert load.launch_spec(load.compose([])).runs == tmp_path / "there"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("true", Planning.true), ("True", Planning.true), ("yes", None), ("false", Planning.false),
+        ("calibrate", Planning.calibrate), ("1", None),
+    ],
+)  # fmt: skip
+def test_a_plan_is_shown_measured_first_or_launched(given: str, meant: Planning | None) -> None:
+    config = load.compose([f"plan={given}"])
+    if meant is not None:
+        assert load.launch_spec(config).plan is meant
+    else:
+        with pytest.raises(ConfigError, match=r"^plan=.*: allowed is one of false, true, calibrate$"):
+            load.launch_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "spec"),
+    [
+        ([], LauncherSpec(trials_per_job=4)),
+        (["hydra/launcher=inline"], LauncherSpec(kind=Kind.inline)),
+        (["hydra.launcher.workers=3", "hydra.launcher.code=submitted"], LauncherSpec(
+            trials_per_job=4, workers=3, code=Code.submitted)),
+        (["hydra/launcher=slurm"], SlurmSpec()),
+        (
+            ["hydra/launcher=slurm", "hydra.launcher.partition=long", "hydra.launcher.sbatch=[exclusive,'exclude=n7']",
+             "hydra.launcher.mem_gb=1.5", "hydra.launcher.device=cuda"],
+            SlurmSpec(partition="long", sbatch=["exclusive", "exclude=n7"], mem_gb=1.5, device=Device.cuda),
+        ),
+        (["hydra/launcher=slurm", "hydra.launcher.kind=inline", "hydra.launcher.workers=2"], LauncherSpec(
+            kind=Kind.inline, workers=2)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_launcher_is_what_hydras_words_say(overrides: list[str], spec: LauncherSpec) -> None:
+    assert load.launcher(overrides) == spec
+
+
+LAUNCHER_MISTAKES = [
+    ("hydra/launcher=moon", "hydra/launcher=moon: allowed is one of"),
+    ("hydra.launcher.wrokers=2", "hydra.launcher.wrokers: no such key; allowed is one of kind, workers, threads"),
+    ("+hydra.launcher.colour=red", "hydra.launcher.colour"),
+    ("hydra.launcher.partition=long", "hydra.launcher.partition: no such key"),  # the local pool has none
+    ("hydra.launcher.workers=many", "hydra.launcher.workers=many: Value 'many'"),
+    ("hydra.launcher.workers=0", "hydra.launcher.workers=0: allowed is a whole number from 1"),
+    (
+        "hydra.launcher.kind=moon",
+        "hydra.launcher.kind=moon: Invalid value 'moon', expected one of [inline, local, slurm]",
+    ),
+    ("hydra.launcher.device=tpu", "expected one of [auto, cpu, cuda]"),
+    ("hydra.launcher.code=old", "expected one of [current, submitted]"),
+    ("hydra.launcher.confirm_gpu_hours=nan", "hydra.launcher.confirm_gpu_hours=nan: allowed is a number from 0"),
+    ("hydra/launcher=slurm hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=120: allowed is less than"),
+    ("hydra/launcher=slurm hydra.launcher.sbatch=exclusive", "hydra.launcher.sbatch"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), LAUNCHER_MISTAKES, ids=[given for given, _ in LAUNCHER_MISTAKES])
+def test_a_mistake_in_the_launcher_is_one_line(given: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load.launcher(given.split())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_inner_key_is_offered_to_a_user() -> None:
+    with pytest.raises(UsageError) as caught:
+        load.launcher(["hydra.launcher.wrokers=2"])
+    assert "_target_" not in str(caught.value)
+
+
+def test_registering_again_changes_nothing() -> None:
+    before: Any = OmegaConf.to_container(load.compose(["data=recall"]))
+    load.register.__wrapped__()
+    assert OmegaConf.to_container(load.compose(["data=recall"])) == before
+    assert trial("data=recall", "model.heads=4").model.heads == 4

@@ -1,8 +1,11 @@
 """Claims: one runner at a time, dead ones are seen and taken over."""
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -80,3 +83,138 @@ def test_of_many_at_once_no_two_win_over_a_stale_claim(tmp_path: Path, round_: i
     assert won.value <= 1
     with claimed(tmp_path):  # and the next one does
         assert alive(tmp_path)
+
+
+def owner(folder: Path, **instead: object) -> dict[str, object]:
+    """What this process writes into a claim, some of it otherwise."""
+    with claimed(folder):
+        (path,) = folder.glob(f"{claim.PREFIX}*")
+        return {**json.loads(path.read_text()), **instead}
+
+
+def left(folder: Path, owner: dict[str, object], age: float = 0.0) -> Path:
+    """A claim that somebody left, last touched so many seconds ago."""
+    path = folder / f"{claim.PREFIX}3"
+    path.write_text(json.dumps(owner))
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def test_of_this_machine_only_the_process_that_wrote_a_claim_holds_it(tmp_path: Path) -> None:
+    mine = owner(tmp_path)
+    left(tmp_path, mine)
+    assert alive(tmp_path)
+    left(tmp_path, {**mine, "born": "1"})  # its number has been given to another process since
+    assert not alive(tmp_path)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    left(tmp_path, {**mine, "pid": ended.pid})
+    assert not alive(tmp_path)
+
+
+def test_a_process_that_ended_and_was_not_reaped_holds_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "0"]) as ended:
+        born = Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        while Path(f"/proc/{ended.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            time.sleep(0.01)
+        left(tmp_path, owner(tmp_path, pid=ended.pid, born=born))
+        assert not alive(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["boot", "namespace", "host"])
+def test_where_process_numbers_mean_something_else_the_heartbeat_alone_counts(tmp_path: Path, other: str) -> None:
+    mine = owner(tmp_path)
+    parts = dict(zip(("host", "boot", "namespace"), str(mine["host"]).split(), strict=True))
+    host = " ".join((parts | {other: "else"}).values())
+    for pid in (os.getpid(), 2**22 + 1):  # ours, and none's
+        left(tmp_path, {**mine, "host": host, "pid": pid, "born": "1"}, age=claim.STALE_SECONDS - 5)
+        assert alive(tmp_path)
+        with pytest.raises(Busy), claimed(tmp_path):
+            pass
+        left(tmp_path, {**mine, "host": host, "pid": pid}, age=claim.STALE_SECONDS + 1)
+        assert not alive(tmp_path)
+
+
+def test_a_claim_that_is_just_being_written_counts(tmp_path: Path) -> None:
+    path = tmp_path / f"{claim.PREFIX}0"
+    path.write_text("")
+    assert alive(tmp_path)
+    os.utime(path, (1, 1))
+    assert not alive(tmp_path)
+
+
+def test_a_stale_claim_is_taken_over_and_cleared_away(tmp_path: Path) -> None:
+    left(tmp_path, {"host": "elsewhere", "pid": 1, "born": "1"}, age=claim.STALE_SECONDS + 1)
+    with claimed(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{claim.PREFIX}4"]
+
+
+def test_patience_waits_for_a_claim_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(claim.random, "random", lambda: 0.05)
+    path = left(tmp_path, {"host": "elsewhere", "pid": 1, "born": "1"})
+    with pytest.raises(Busy), claimed(tmp_path, patience=0.1):
+        pass
+    timer = threading.Timer(0.3, path.unlink)
+    timer.start()
+    began = time.monotonic()
+    with claimed(tmp_path, patience=30):
+        assert 0.2 < time.monotonic() - began < 20
+        assert alive(tmp_path)
+    timer.join()
+
+
+def test_patience_outlasts_a_holder_that_died_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "POLL_SECONDS", 0.01)
+    left(tmp_path, {"host": "elsewhere", "pid": 1, "born": "1"}, age=claim.STALE_SECONDS - 0.5)
+    with claimed(tmp_path, patience=20):
+        assert alive(tmp_path)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "HEARTBEAT_SECONDS", 0.02)
+
+
+def until(holds: threading.Event) -> None:
+    assert holds.wait(10), "no heartbeat came"
+
+
+def test_a_claim_beats_and_so_does_whoever_listens(tmp_path: Path, quick: None) -> None:
+    twice, beats = threading.Event(), []
+
+    def beat() -> None:
+        beats.append(threading.current_thread())
+        if len(beats) == 2:
+            twice.set()
+
+    with claimed(tmp_path, each_beat=beat):
+        (path,) = tmp_path.iterdir()
+        os.utime(path, (1, 1))
+        until(twice)
+        assert time.time() - path.stat().st_mtime < claim.STALE_SECONDS
+        assert threading.current_thread() not in beats
+    heard = len(beats)
+    time.sleep(0.1)
+    assert len(beats) == heard
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_heart_goes_on_beating_when_what_listens_to_it_fails(tmp_path: Path, quick: None) -> None:
+    again, beats = threading.Event(), []
+
+    def beat() -> None:
+        beats.append(1)
+        if len(beats) == 1:
+            raise OSError("stale file handle")  # a shared file system with a hiccup
+        again.set()
+
+    with claimed(tmp_path, each_beat=beat):
+        until(again)
+
+
+def test_a_claim_is_given_back_when_the_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), claimed(tmp_path):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,8 @@ from deltalab.track.journal import State
 
 TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
 POLL_SECONDS, ELSEWHERE_SECONDS = 0.2, 1.0
-DEATHS = 2
-"""Workers that may die over a trial before a launch leaves it."""
-ROUNDS = 20
-"""Times a launch queues what is left: an end for trials that no worker can even start."""
+CHANCES = 3
+"""Times a launch queues a trial again that its worker did not bring to an end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ class Work:
         code: digest of the present code.
         launcher: how to run.
         observer: looks at states.
+        requeue: freezes trials and journals that they wait, also where a run directory is gone.
         console: where to show.
     """
 
@@ -52,6 +51,7 @@ class Work:
     code: str
     launcher: LauncherSpec
     observer: Observer
+    requeue: Callable[[list[str]], object]
     console: Console
 
     @property
@@ -73,17 +73,16 @@ class Work:
         """Whether any of the plan's trials still runs, in whatever process."""
         return any(alive(ledger.trial_dir(self.runs, trial)) for trial in self.plan.specs)
 
-    def left(self, deaths: Counter[str]) -> tuple[list[str], bool]:
+    def left(self, again: Counter[str]) -> tuple[list[str], bool]:
         """Trials still to run here, and whether others wait in another launch's queue.
 
-        Those to run never started, were interrupted elsewhere or had a worker that died or met a full disk (counted,
-        up to a bound, so that a trial that kills its worker does not run for ever).
+        Those to run never started, were interrupted elsewhere, or had a worker that died or met a full disk: up to a
+        bound, so that a trial that kills its worker does not run for ever.
         """
         records = self.observer.records(self.plan.specs)
-        deaths.update(t for t, r in records.items() if r.state in (State.lost, State.preempted))
         elsewhere = {t for t, r in records.items() if r.state is State.queued and t not in self.pending}
         open_ = (t for t, r in records.items() if r.state in TO_RUN and t not in elsewhere)
-        return [trial for trial in open_ if deaths[trial] < DEATHS], bool(elsewhere)
+        return [trial for trial in open_ if again[trial] < CHANCES], bool(elsewhere)
 
 
 def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
@@ -96,9 +95,8 @@ def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
     """
     pool = LocalPool(work.launcher, work.runs, folder / "logs")
     pool.add(work.batches(list(work.pending)))
-    deaths: Counter[str] = Counter()
+    again: Counter[str] = Counter()
     stopping = False
-    rounds = 0
     with Progress(work.console, work.followed()) as progress:
         while True:
             working = pool.turn()
@@ -111,10 +109,11 @@ def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
             if stopping and not working:
                 return
             if not working and not work.busy():
-                again, elsewhere = work.left(deaths)
-                if again and rounds < ROUNDS:
-                    pool.add(work.batches(again), alone=True)
-                    rounds += 1
+                left, elsewhere = work.left(again)
+                if left:
+                    again.update(left)
+                    work.requeue(left)
+                    pool.add(work.batches(left), alone=True)
                 elif not elsewhere:
                     return
                 else:

@@ -311,7 +311,7 @@ def _read(path: Path) -> dict | None:
 
 def _abandoned(path: Path) -> bool:
     """Whether it is a ``.NAME.PID`` that was left half-written: long ago, and its process is not on this machine."""
-    match = re.fullmatch(r"\..+\.(\d+)", path.name)
+    match = re.fullmatch(r"\..+\.(\d+)(\.[0-9a-f]{8})?", path.name)
     return bool(match) and _age(path) > SETTLED_SECONDS and not Path(f"/proc/{match[1]}").exists()
 
 

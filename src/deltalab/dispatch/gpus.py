@@ -1,6 +1,7 @@
 """This machine's GPUs and how the local pool's workers share them."""
 
 import os
+from itertools import takewhile
 
 from deltalab.errors import UsageError
 from deltalab.spec.launcher import Device, LauncherSpec
@@ -26,5 +27,6 @@ def visible_gpus() -> list[str]:
     """Indices or UUIDs of the GPUs this process may use, asked of the driver and not of torch."""
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked is not None:
-        return [part.strip() for part in masked.split(",") if part.strip() not in ("", "-1")]
+        listed = (part.strip() for part in masked.split(","))
+        return list(takewhile(lambda part: part not in ("", "-1"), listed))  # CUDA reads no further
     return [str(index) for index in range(len(gpus()))]

@@ -68,6 +68,10 @@ class Cancelled:
         self.asked = self._marker.exists()
         return self.asked
 
+    def lose(self) -> None:
+        """Ask because the run directory was deleted: what is computed now is nobody's."""
+        self.asked = True
+
     def done(self) -> None:
         """Take the request away."""
         self._marker.unlink(missing_ok=True)
@@ -192,7 +196,7 @@ def run_one(
         if world is None or world.main:
             try:
                 wait = patience if beats_elsewhere(run_dir) else 0.0
-                held.enter_context(claimed(run_dir, wait, cancelled.look))
+                held.enter_context(claimed(run_dir, wait, cancelled.look, cancelled.lose))
                 state = _ended(run_dir, cancelled)
             except Busy as busy:
                 state = busy

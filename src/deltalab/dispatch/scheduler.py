@@ -3,7 +3,6 @@
 squeue answers for jobs that wait, run or ended minutes ago; for those it no longer knows, sacct is asked once.
 """
 
-import getpass
 import re
 import shutil
 import subprocess
@@ -97,7 +96,7 @@ class Scheduler:
 
 def _ask(arrays: Mapping[str, int]) -> Answer:
     names = f"--name={','.join(sorted(arrays))}"
-    command = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), names, "-o", "%F|%K|%T|%j|%r"]
+    command = ["squeue", "-h", "-r", "-t", "all", names, "-o", "%F|%K|%T|%j|%r"]
     found = {}
     for line in call(command).splitlines():
         array, index, state, name, reason = line.split("|", 4)
@@ -116,7 +115,9 @@ def _ask(arrays: Mapping[str, int]) -> Answer:
 def _account(names: Iterable[str]) -> dict[tuple[str, int], Task]:
     """What accounting knows of arrays that the controller has begun to forget."""
     since = ["-S", f"now-{ACCOUNT_DAYS}days"]
-    said = call(["sacct", "-n", "-P", "-X", *since, f"--name={','.join(sorted(names))}", "-o", "JobID,JobName,State"])
+    said = call(
+        ["sacct", "-a", "-n", "-P", "-X", *since, f"--name={','.join(sorted(names))}", "-o", "JobID,JobName,State"]
+    )
     found = {}
     for line in said.splitlines():
         job, name, state = line.split("|", 2)

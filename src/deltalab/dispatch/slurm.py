@@ -30,6 +30,8 @@ from deltalab.study.submissions import Submission
 LIMIT = re.compile(r"MaxSubmit|unable to accept job|MaxJobCount")
 """What sbatch says when the user may not have more jobs in the queue now (AssocMaxSubmitJobLimit, QOSMaxSubmit…)."""
 FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0
+DEAF = "trap '' USR2 TERM"
+"""Until the worker listens, signals are ignored: a preemption then still ends in a requeue, by Slurm itself."""
 
 
 class _LimitReached(SlurmError):
@@ -167,8 +169,10 @@ def _command(runs: Path, launcher: SlurmSpec, what: str) -> str:
     if launcher.container is not None:
         image, place = shlex.quote(launcher.container), shlex.quote(str(runs))
         inside = [launcher.container_command.format(image=image, runs=place)]
-    alone = ["exec"] if launcher.processes == 1 else []  # signals reach the worker itself
-    return " ".join([*alone, *inside, python, "-u", what])
+    command = " ".join([*inside, python, "-u", what])
+    if launcher.processes == 1:
+        return f"exec {command}"  # signals reach the worker itself
+    return f"bash -c {shlex.quote(f'{DEAF}; exec {command}')}"  # srun's processes start with default handlers
 
 
 def _parameters(runs: Path, submission: Submission, launcher: SlurmSpec, name: str) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _parameters(runs: Path, submission: Submission, launcher: SlurmSpec, name: s
         "constraint": launcher.constraint,
         "array_parallelism": launcher.array_parallelism,
         "additional_parameters": extra | {key: value or True for key, _, value in options},
-        "setup": [*launcher.setup, f'export PYTHONPATH={shlex.quote(code)}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+        "setup": [DEAF, *launcher.setup, f'export PYTHONPATH={shlex.quote(code)}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={launcher.cpus_per_trial}", *launcher.srun_args],
         "use_srun": not alone,
         "stderr_to_stdout": True,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalab.errors import UsageError
-from deltalab.track.files import write_atomic
+from deltalab.track.files import temporary_name, write_atomic
 from deltalab.track.provenance import provenance
 
 FOLDER = "snapshots"
@@ -45,7 +45,7 @@ def take(root: Path, runs: Path) -> str:
     if final.exists():
         os.utime(final)  # in use: nothing that collects garbage takes it now
     else:
-        part = final.with_name(f".{digest}.{os.getpid()}")
+        part = final.with_name(temporary_name(digest))
         for name in files:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, part / name, follow_symlinks=False)

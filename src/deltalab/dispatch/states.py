@@ -1,5 +1,6 @@
 """States of trials as they are now: journals, heartbeats and, where a trial is in Slurm's queue, one question to it."""
 
+import getpass
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,7 +39,7 @@ class Observer:
         ran. ``jobs`` afterwards holds what Slurm said of the trials in its queue, ``error`` why it did not answer.
 
         Without accounting a job that squeue does not know counts as gone only when two answers, ``POLL_SECONDS``
-        apart, leave it out.
+        apart, leave it out; another user's never does, for the cluster may not show it.
         """
         records = ledger.glances(self.runs, trials)
         places = self._places([(t, r.submission) for t, r in records.items() if r.state in ASKED and r.submission])
@@ -83,10 +84,12 @@ class Observer:
         spots = dict.fromkeys((trial for trials in submission.tasks for trial in trials), missing)
         for job in submission.jobs:
             name, offset = submission.job_name(job["offset"]), job["offset"]
-            over = missing is GONE and not answer.error
-            if over and not answer.sure:
-                heard = any((name, index) in answer.tasks for index in range(job["count"]))
-                over = heard or _missing_for_long(folder / f"missing-{offset}")
+            over = missing is GONE and not answer.error and submission.user == getpass.getuser()
+            marker = folder / f"missing-{offset}"
+            if any((name, index) in answer.tasks for index in range(job["count"])):
+                marker.unlink(missing_ok=True)
+            elif over and not answer.sure:
+                over = _missing_for_long(marker)
             for index in range(job["count"]):
                 task = answer.tasks.get((name, index), GONE if over else unsure)
                 spots |= dict.fromkeys(submission.tasks[offset + index], task)

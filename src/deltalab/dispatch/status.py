@@ -147,12 +147,12 @@ class Status:
     def _by_trial(self, table: Table) -> None:
         metric = self._metric()
         for column, justify in (("trial", "left"), ("cell", "left"), ("seed", "right"), ("state", "left")):
-            table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
+            table.add_column(column, justify=justify, no_wrap=column != "cell")  # pyright: ignore[reportArgumentType]
         for column in ("step", "loss", metric.removeprefix("eval/"), "steps/s", "time", "to go"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         noted = any(row.note for row in self.rows)
         if noted:
-            table.add_column("note", overflow="ellipsis", no_wrap=True)
+            table.add_column("note", overflow="fold")
         for row in self.rows:
             record = row.record
             loss = record.last("eval/loss") if record.state.terminal else record.last("train/loss")

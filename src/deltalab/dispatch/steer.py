@@ -1,5 +1,6 @@
 """Steering launched trials from anywhere: naming them, cancelling, retrying, reading their logs."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from deltalab.dispatch import scheduler, snapshot
 from deltalab.dispatch.job import CANCEL, LOG
+from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
 from deltalab.errors import Busy, NotFoundError, UsageError
 from deltalab.study import ledger, submissions
@@ -42,10 +44,10 @@ def find(runs: Path, text: str, study: str | None = None) -> list[Named]:
         return _of_study(runs, text)
     if "=" in text:
         where = study or (launched[0] if launched else None)
-        asked = set(text.split())
-        found = [n for n in _of_study(runs, where) if asked <= set(n.name.split())] if where else []
+        asked = set(re.split(r" +(?=\S+=)", text.strip()))  # a level may hold spaces, its factor's name not
+        found = [named for parts, named in _parts(runs, where) if asked <= parts] if where else []
         if found:
-            return found
+            return list({named.trial: named for named in found}.values())
         some = _some(runs, where)
         raise NotFoundError(f"{text}: no such cell in study {where}; allowed is levels and a seed, as in {some}")
     ids = sorted(path.name for path in (runs / "trials").glob(f"{text}*")) if text.isalnum() else []
@@ -71,14 +73,12 @@ def find_one(runs: Path, text: str, study: str | None = None) -> Named:
     return found[0]
 
 
-def cancel(observer: Observer, trials: Iterable[str]) -> tuple[list[str], list[str]]:
+def cancel(observer: Observer, trials: Iterable[str]) -> tuple[list[str], list[str], str]:
     """Cancel trials that have not ended: at once where they wait; where they run, they checkpoint and stop.
 
     Returns:
-        Trials cancelled now, and those that run and were asked to stop.
-
-    Raises:
-        SlurmError: their jobs could not be taken out of the queue; the trials are cancelled all the same.
+        Trials cancelled now, those that run and were asked to stop, and why jobs could not be taken out of Slurm's
+        queue ("" where they could); such a job ends as soon as it finds its trials cancelled.
     """
     records = observer.records(trials)
     done, asked = [], []
@@ -95,8 +95,12 @@ def cancel(observer: Observer, trials: Iterable[str]) -> tuple[list[str], list[s
         except Busy:
             asked.append(trial)
     tokens = {records[trial].submission for trial in (*done, *asked)}
-    scheduler.cancel(_emptied_jobs(observer, {token for token in tokens if token}, {*done, *asked}))
-    return done, asked
+    refused = ""
+    try:
+        scheduler.cancel(_emptied_jobs(observer, {token for token in tokens if token}, {*done, *asked}))
+    except SlurmError as error:
+        refused = str(error)
+    return done, asked, refused
 
 
 def wants_retry(state: State, failed: bool, lost: bool) -> bool:
@@ -142,7 +146,10 @@ def read_log(observer: Observer, trial: str, follow: bool, write: Callable[[byte
 
 
 def _emptied_jobs(observer: Observer, tokens: set[str], cancelled: set[str]) -> Iterator[str]:
-    """Slurm's arrays and array tasks none of whose trials is to run any more."""
+    """Slurm's arrays and array tasks none of whose trials is to run any more.
+
+    An array whose id is not on record (its launch died) is known by what Slurm said of its trials.
+    """
     for token in tokens:
         submission = submissions.read(submissions.folder_of(observer.runs, token))
         if not submission.on_slurm:
@@ -152,18 +159,32 @@ def _emptied_jobs(observer: Observer, tokens: set[str], cancelled: set[str]) -> 
         touched = [not cancelled.isdisjoint(trials) for trials in submission.tasks]
         for job in submission.jobs:
             tasks = range(job["offset"], job["offset"] + job["count"])
-            if all(empty[task] for task in tasks):
-                yield job["id"] or ""
-            else:
-                yield from (f"{job['id']}_{t - job['offset']}" for t in tasks if empty[t] and touched[t])
+            if job["id"] and all(empty[task] for task in tasks):
+                yield job["id"]
+                continue
+            for task in (task for task in tasks if empty[task] and touched[task]):
+                said = {observer.jobs[t].job for t in submission.tasks[task] if t in observer.jobs}
+                yield from [f"{job['id']}_{task - job['offset']}"] if job["id"] else said
         if all(empty) and submission.follower:
             yield submission.follower
 
 
 def _of_study(runs: Path, study: str) -> list[Named]:
-    cells = ledger.read_study(runs, study).cells
-    named = {trial: name for cell in reversed(cells) for name, trial in cell.named_trials()}
-    return [Named(trial, name, study) for trial, name in reversed(named.items())]
+    named: dict[str, Named] = {}
+    for _, one in _parts(runs, study):
+        named.setdefault(one.trial, one)
+    return list(named.values())
+
+
+def _parts(runs: Path, study: str) -> Iterator[tuple[set[str], Named]]:
+    """Every trial of every cell, also where cells share it, with what names it: its levels, its seed, a tried value."""
+    for cell in ledger.read_study(runs, study).cells:
+        levels = {f"{factor}={level}" for factor, level in cell.levels.items()}
+        stages = [*((value, seeds) for value, seeds in cell.tuning.items()), ("", cell.trials)]
+        for value, seeds in stages:
+            for seed, trial in seeds.items():
+                name = " ".join(filter(None, (cell.name, value, f"seed={seed}")))
+                yield levels | {value, f"seed={seed}"}, Named(trial, name, study)
 
 
 def _named(runs: Path, trial: str, study: str | None) -> Named:

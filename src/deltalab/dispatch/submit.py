@@ -25,7 +25,7 @@ from deltalab.study.check import differences
 from deltalab.study.plan import Plan
 from deltalab.study.submissions import Submission
 from deltalab.track.claim import claimed
-from deltalab.track.files import write_atomic
+from deltalab.track.files import naming_full_disk, write_atomic
 from deltalab.track.journal import Journal, State
 
 TO_LAUNCH = (State.planned, State.preempted, State.lost)
@@ -71,8 +71,10 @@ class Launch:
             Exit code: 0 all completed (or diverged, a result) or submitted, 1 some failed or could not be submitted,
             130 interrupted.
         """
-        if self.launcher.kind is Kind.slurm:
-            return self._submit(plan)
+        with naming_full_disk(self.runs):
+            return self._submit(plan) if self.launcher.kind is Kind.slurm else self._run_here(plan)
+
+    def _run_here(self, plan: Plan) -> int:
         began, stop, ran = time.monotonic(), StopSignal(), False
         while self._attend(plan, stop):
             ran = True
@@ -105,6 +107,7 @@ class Launch:
                 code=code,
                 launcher=self.launcher,
                 observer=self.observer,
+                requeue=lambda trials: self._queue(plan, {t: pending.get(t, code) for t in trials}, submission),
                 console=self.console,
             )
             with Mirror(self.runs, plan.study.name, self.tracking, self.console), stops_on_ctrl_c(stop):
@@ -141,7 +144,7 @@ class Launch:
         """Submit; trials that could not be submitted are not queued any more."""
         error = ""
         try:
-            submission = slurm.submit(self.runs, submission, lambda said: self.console.print(said, highlight=False))
+            submission = slurm.submit(self.runs, submission, self._say)
         except SlurmError as refused:
             error = str(refused)
             submission = submissions.read(submissions.folder_of(self.runs, submission.token))
@@ -158,6 +161,9 @@ class Launch:
                 soft_wrap=True,
             )
         return submission, int(bool(left))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def _follow_up(self, plan: Plan, submitted: list[Submission]) -> str | None:
         """A job that launches the compared trials once those that tune are over."""
@@ -229,7 +235,9 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
     for submission in submitted:
         for job in submission.jobs:
             trials = sum(len(task) for task in submission.tasks[job["offset"] : job["offset"] + job["count"]])
-            lines.append(f"Submitted batch array {job['id']}: {trials} trials in {job['count']} tasks")
+            lines.append(
+                f"Submitted batch array {job['id']}: {_many(trials, 'trial')} in {_many(job['count'], 'task')}"
+            )
     if not submitted:
         lines.append("Every trial is done, running or in the queue already; nothing to submit.")
     if follower:
@@ -245,6 +253,10 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
     lines.append(f"Compare: python -m analysis.compare {name} (also half-way)")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _closing(plan: Plan, observer: Observer, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:

@@ -8,6 +8,7 @@ in the job's log as in the trial's.
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -64,7 +65,8 @@ def run_task(folder: Path, offset: int) -> None:
         if main and stop() and (left := [path for path in folders if not journal.glance(path).state.terminal]):
             requeued = _requeue(left)
     if requeued:
-        time.sleep(END_SECONDS)  # SIGTERM ends it here, now that nobody listens
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # now it may end this process, nothing is lost
+        time.sleep(END_SECONDS)
         raise DeltalabError(f"requeued, and Slurm did not end the job within {END_SECONDS} s")
     if failure is not None:
         raise failure

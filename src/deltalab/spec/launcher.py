@@ -1,8 +1,8 @@
 """How trials are dispatched: execution only, never part of a trial's identity."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -147,18 +147,26 @@ class SlurmSpec(LauncherSpec):
 
 
 def launcher_spec(options: Mapping[str, Any]) -> LauncherSpec:
-    """The spec of a launcher's options, by their ``kind`` (an enum's value will do, as a record holds it).
+    """The spec of a launcher's options, by their ``kind`` (an enum's value will do, as a record holds it); options that
+    this kind does not have are left out.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
-    typed = {
-        key: kind(options[key]) if key in options and not isinstance(options[key], kind) else options.get(key)
-        for key, kind in (("kind", Kind), ("device", Device), ("code", Code))
-        if key in options
-    }
+    known = {f.name for f in fields(SlurmSpec)}
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(f"hydra.launcher.{key}", value, sorted(known))
+    typed = {key: value if isinstance(value, kind) else kind(value) for key, kind, value in _enums(options)}
     spec = SlurmSpec if typed.get("kind") is Kind.slurm else LauncherSpec
-    return spec(**{**options, **typed})
+    taken = {f.name for f in fields(spec)}
+    return spec(**{key: value for key, value in {**options, **typed}.items() if key in taken})
+
+
+def _enums(options: Mapping[str, Any]) -> Iterator[tuple[str, type[Enum], Any]]:
+    for key, kind in (("kind", Kind), ("device", Device), ("code", Code)):
+        if key in options:
+            yield key, kind, options[key]
 
 
 def _at_least(spec: LauncherSpec, least: int, *keys: str) -> None:

@@ -275,7 +275,8 @@ def explain(error: BaseException) -> str:
         return f"{group}={name}: allowed is one of {', '.join(options.split())}"
     if unknown := re.search(r"Could not override '(.+?)'", text):
         owner = getattr(cause, "object_type", None)
-        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+        names = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+        known = [name for name in names if not name.startswith("_")]
         return f"{unknown[1]}: no such key" + (f"; allowed is one of {', '.join(known)}" if known else "")
     if merging := re.search(r"Error merging override (.+?=.*)", text):
         return f"{merging[1]}: {str(cause).splitlines()[0]}"

@@ -54,7 +54,8 @@ class Timing:
     def seconds(self, spec: TrialSpec, done: int = 0) -> float:
         """Time a trial takes from a finished step on."""
         every = spec.eval.every
-        evaluations = 1 + ((spec.train.steps - 1) // every - done // every if every else 0)
+        last = spec.train.steps - 1
+        evaluations = 1 + (last // every - min(done, last) // every if every else 0)
         return self.start + self.step * max(0, spec.train.steps - done) + self.evaluation * evaluations
 
 
@@ -88,26 +89,27 @@ def _path(runs: Path, spec: TrialSpec) -> Path:
 
 
 def _measured(spec: TrialSpec, lines: list[dict[str, Any]]) -> Timing | None:
-    """From the journal's times: steps between neighbouring training lines, evaluations after them."""
+    """From the journal's times: what ends in a training line are steps, the rest of what ends in another evaluation."""
     begins = [place for place, line in enumerate(lines) if line.get("state") == State.running.value]
     last = lines[begins[-1] :] if begins else []
     if not last or last[-1].get("state") != State.completed.value:
         return None
     steps, evaluations = [], []
     for one, two in pairwise(line for line in last if line["event"] == "metrics"):
-        trained = "train/loss" in two["values"]
-        if trained and "train/loss" in one["values"] and two["step"] > one["step"]:
-            steps.append((two["t"] - one["t"]) / (two["step"] - one["step"]))
-        elif not trained:
-            evaluations.append(two["t"] - one["t"])
+        took, gained = two["t"] - one["t"], two["step"] - one["step"]
+        if "train/loss" not in two["values"]:
+            evaluations.append((took, gained))
+        elif gained > 0:
+            steps.append(took / gained)
     if not steps:
         return None
+    step = statistics.median(steps)
     return Timing(
         trial=spec.trial_id,
         device=str(last[0].get("device", "")).split(":")[0],
         start=max(0.0, last[1]["t"] - last[0]["t"]),
-        step=statistics.median(steps),
-        evaluation=statistics.median(evaluations) if evaluations else 0.0,
+        step=step,
+        evaluation=max(0.0, statistics.median(t - n * step for t, n in evaluations)) if evaluations else 0.0,
         memory=int(last[-1].get("memory", 0)),
         processes=int(last[0].get("world", 1)),
     )

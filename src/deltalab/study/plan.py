@@ -131,7 +131,7 @@ class _Planner:
         some = next(iter(specs.values()))
         study = self.study = dataclasses.replace(self.study, metrics=self.study.metrics or _default_metrics(some))
         _refuse_unknown_metrics(study, some)
-        cells = self._with_equivalents(cells, specs)
+        cells = self._with_equivalents(cells, specs, merged)
         if study.tune is not None:
             cells = self._tuned(cells, merged)
         cells = self._with_trials(cells, specs, merged)
@@ -173,13 +173,16 @@ class _Planner:
             mismatch=costs.parameters / (self._target or costs.parameters) - 1,
         )
 
-    def _with_equivalents(self, cells: list[CellRecord], specs: Mapping[str, TrialSpec]) -> list[CellRecord]:
-        """Cells that compute what an earlier one computes carry its name."""
+    def _with_equivalents(
+        self, cells: list[CellRecord], specs: Mapping[str, TrialSpec], merged: Mapping[str, dict[str, Any]]
+    ) -> list[CellRecord]:
+        """Cells that compute what an earlier one computes, at every value that is tried, carry its name."""
         keys = {}
         for cell in cells:
             if cell.excluded is None:
-                grid = text(self.study.tune.values(cell.levels)) if self.study.tune else ""
-                keys[cell.name] = f"{equivalence_key(specs[cell.name])} {grid}"
+                values = self.study.tune.values(cell.levels) if self.study.tune else []
+                tried = [self._valued(cell, merged[cell.name], text(value)) for value in values]
+                keys[cell.name] = " ".join(map(equivalence_key, tried or [specs[cell.name]]))
         first = classes(keys)
         return [dataclasses.replace(cell, equivalent=first.get(cell.name)) for cell in cells]
 
@@ -340,8 +343,8 @@ def _refuse_overrides(study: StudySpec, overrides: Mapping[str, str]) -> None:
     if study.tune is not None:
         setters[study.tune.key] = "tune"
     for key, value in overrides.items():
-        if key in setters:
-            raise UsageError(f"{key}={value}: {key} is set by {setters[key]} of study {study.name}")
+        if (bare := key.lstrip("+")) in setters:
+            raise UsageError(f"{key}={value}: {bare} is set by {setters[bare]} of study {study.name}")
 
 
 def _default_metrics(spec: TrialSpec) -> dict[str, Goal]:

@@ -8,6 +8,7 @@ A trial's journal names the token that queued it. Slurm's jobs carry it as their
 between ``sbatch`` and its record loses nothing: whoever looks next finds the jobs by the token.
 """
 
+import getpass
 import json
 import re
 import secrets
@@ -32,6 +33,7 @@ class Submission:
     Attributes:
         token: names the submission, and its Slurm jobs.
         study: the study.
+        user: who submitted; a cluster may show others' jobs to nobody.
         created: seconds since the epoch.
         command: the command line.
         snapshot: digest of the code its workers run.
@@ -45,6 +47,7 @@ class Submission:
 
     token: str
     study: str
+    user: str
     created: float
     command: str
     snapshot: str
@@ -75,6 +78,7 @@ def new_submission(
     return Submission(
         token=f"{re.sub(r'[^A-Za-z0-9._-]', '_', study)}-{secrets.token_hex(4)}",
         study=study,
+        user=getpass.getuser(),
         created=time.time(),
         command=command,
         snapshot=snapshot,

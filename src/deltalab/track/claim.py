@@ -42,7 +42,12 @@ def beats_elsewhere(run_dir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(run_dir: Path, patience: float = 0.0, each_beat: Callable[[], object] = lambda: None) -> Iterator[None]:
+def claimed(
+    run_dir: Path,
+    patience: float = 0.0,
+    each_beat: Callable[[], object] = lambda: None,
+    on_loss: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
     """Hold the claim, beating, while the block runs.
 
     Args:
@@ -50,13 +55,14 @@ def claimed(run_dir: Path, patience: float = 0.0, each_beat: Callable[[], object
         patience: seconds to wait for a claim that beats. Longer than ``STALE_SECONDS`` outlives a holder that died on
             another machine.
         each_beat: called at every heartbeat, from another thread.
+        on_loss: called there when the claim is gone: somebody deleted the folder.
 
     Raises:
         Busy: another live process holds it, or took it at the same moment.
     """
     path = _take_in_time(run_dir, patience)
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop, each_beat), daemon=True)
+    heart = threading.Thread(target=_beat, args=(path, stop, each_beat, on_loss), daemon=True)
     heart.start()
     try:
         yield
@@ -125,11 +131,17 @@ def _owner(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _beat(path: Path, stop: threading.Event, each_beat: Callable[[], object]) -> None:
+def _beat(path: Path, stop: threading.Event, each_beat: Callable[[], object], on_loss: Callable[[], object]) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):
+        try:
             os.utime(path)
-        each_beat()
+        except FileNotFoundError:
+            on_loss()
+            return
+        except OSError:  # the file system hiccups
+            continue
+        with contextlib.suppress(OSError):
+            each_beat()
 
 
 @functools.cache

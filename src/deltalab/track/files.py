@@ -1,13 +1,45 @@
 """Files that are never seen half-written."""
 
+import contextlib
+import errno
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
+
+from deltalab.errors import DiskFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The disk, or the user's share of it, is full."""
+
+
+@contextlib.contextmanager
+def naming_full_disk(runs: Path) -> Iterator[None]:
+    """Say which disk is full: a failed write does not.
+
+    Raises:
+        DiskFull: in place of the error that said so.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFull(
+            f"no space left on the disk of {runs}; free some (deltalab gc lists what can go), then the same command "
+            "continues"
+        ) from error
+
+
+def temporary_name(name: str) -> str:
+    """A name beside ``name`` that no other process takes, on this machine or another that shares the folder."""
+    return f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file's content so that a reader sees the old text or the new, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(temporary_name(path.name))
     with part.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

@@ -83,11 +83,15 @@ class Record:
 
 
 class Journal:
-    """Appends to a run directory's journal. One writer at a time (the holder of the claim)."""
+    """Appends to a run directory's journal. One writer at a time (the holder of the claim).
+
+    A journal that is deleted meanwhile is not begun anew without its first lines: appending raises FileNotFoundError.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE
+        self._path.touch()
         self._mend_torn_line()
 
     def state(self, state: State, **details: Any) -> None:
@@ -101,7 +105,7 @@ class Journal:
 
     def _append(self, entry: dict[str, Any], durable: bool) -> None:
         line = json.dumps(entry, separators=(",", ":")) + "\n"
-        with self._path.open("ab") as file:
+        with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_APPEND), "ab") as file:
             file.write(line.encode())
             if durable:
                 file.flush()
@@ -109,7 +113,7 @@ class Journal:
 
     def _mend_torn_line(self) -> None:
         """End a line that a killed process left half-written, so that the next one starts fresh."""
-        if not self._path.exists() or self._path.stat().st_size == 0:
+        if self._path.stat().st_size == 0:
             return
         with self._path.open("rb+") as file:
             file.seek(-1, os.SEEK_END)
@@ -150,8 +154,13 @@ def glance(run_dir: Path) -> Record:
         lines = (run_dir / FILE).read_bytes().split(b"\n")[:-1]
     except OSError:
         return Record()
-    states = {place for place, line in enumerate(lines) if b'"event":"state"' in line}
-    wanted = {*states, *(place - 1 for place in states if place), *range(max(0, len(lines) - GLANCE_LINES), len(lines))}
+    wanted = set(range(max(0, len(lines) - GLANCE_LINES), len(lines)))
+    for place, line in enumerate(lines):
+        if b'"event":"state"' in line:
+            before = place - 1
+            while before > 0 and not lines[before].endswith(b"}"):  # torn by a killed process
+                before -= 1
+            wanted |= {place, max(0, before)}
     record = Record()
     extend(record, _parsed(lines[place] for place in sorted(wanted)))
     return record

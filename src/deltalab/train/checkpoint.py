@@ -36,8 +36,9 @@ def save_checkpoint(
     final = root / f"step-{step:08d}"
     for left in root.glob(".part-*"):  # by a killed process; the disk may be full of it
         shutil.rmtree(left, ignore_errors=True)
+    root.mkdir(exist_ok=True)  # never the run directory: one that was deleted is not to come back without its journal
     with _part(root / f".part-{step:08d}-{os.getpid()}") as part:
-        part.mkdir(parents=True)
+        part.mkdir()
         save_file(_weights(module), part / "model.safetensors")
         save_file({**_moments(module, optimizer), "rng": torch.get_rng_state()}, part / "optimizer.safetensors")
         (part / "position.json").write_text(json.dumps({"step": step, **position}))

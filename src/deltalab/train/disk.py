@@ -1,7 +1,6 @@
 """A full disk is no failure of a trial: it stays resumable, and the caller hears of it."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from deltalab.errors import DiskFull
+from deltalab.track.files import FULL
 from deltalab.track.journal import Journal, State
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: BaseException) -> bool:
