@@ -84,6 +84,17 @@ def same_trials(results: Results, cell: CellRecord) -> str:
     return ""
 
 
+def tuned(results: Results, cell: CellRecord) -> str:
+    """The value that tuning gave a cell, and how, or that it is not chosen yet."""
+    tune = results.record.study.get("tune")
+    if not tune or not cell.tuning:
+        return ""
+    how = f"by {tune['metric']} on {seeds_in_words(tune['seeds'])}"
+    if cell.waits:
+        return f"not run yet: {tune['key']} is being chosen {how}"
+    return f"{tune['key']}={cell.tuned}, chosen {how} among {len(cell.tuning)} values"
+
+
 def unpaired_seeds(difference: Difference) -> str:
     """Seeds left out of the paired comparison."""
     if not difference.unpaired:

@@ -86,7 +86,8 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     rows = []
     for cell in results.cells:
         row = [Item(text=level, sort=level) for level in cell.levels.values()]
-        row[0] = Item(text=row[0].text, sort=row[0].sort, marks=book.mark(notes.same_trials(results, cell)))
+        marks = book.mark(notes.same_trials(results, cell)) + book.mark(notes.tuned(results, cell))
+        row[0] = Item(text=row[0].text, sort=row[0].sort, marks=marks)
         row += [_seeds_item(results, cell, book)] if show_seeds else []
         row += _size_items(results, cell, book)
         for metric in results.metrics:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -17,6 +18,8 @@ from analysis.statistics import Summary, summarise
 from analysis.tables import Table, comparison_table, differences_table, effects_table
 from deltalab.errors import UsageError
 from deltalab.spec.study import Exclusion, Goal
+from deltalab.study import ledger
+from deltalab.study.ledger import CellRecord
 from deltalab.track.journal import State
 from tests.analysis.studies import ACCURACY, LOSS, Levels, Made, Outcome, constant, make_study
 
@@ -318,3 +321,22 @@ def test_marks_in_every_format(tmp_path: Path):
     assert r"2/3\textsuperscript{a}" in formats.to_latex(table, "x")
     assert r"\textsuperscript{a}~2 of 3 seeds: seed 2 not started." in formats.to_latex(table, "x")
     assert "2/3ᵃ" in rich_text(table, 200)[0]
+
+
+def test_a_tuned_cell_says_what_was_chosen_and_how(tmp_path: Path):
+    def tune(cell: CellRecord) -> CellRecord:
+        tried = {f"train.lr={rate}": {7: f"{cell.name} {rate}"} for rate in ("1e-3", "1e-2")}
+        first = cell.levels["variant"] == "base_line"
+        return dataclasses.replace(cell, tuning=tried, **({"tuned": "1e-2"} if first else {"trials": {}}))
+
+    made = two(tmp_path, change=tune)
+    path = ledger.study_dir(tmp_path, made.name) / "study.json"
+    plain = json.loads(path.read_text())
+    plain["study"]["tune"] = {"key": "train.lr", "seeds": [7], "metric": LOSS, "goal": "min", "grid": [1e-3, 1e-2]}
+    path.write_text(json.dumps(plain))
+    _, _, table = tables_of(made)
+    assert notes(table)[:2] == [
+        "train.lr=1e-2, chosen by eval/loss on seed 7 among 2 values",
+        "not run yet: train.lr is being chosen by eval/loss on seed 7",
+    ]
+    assert [row[0].marks for row in table.rows] == [("a",), ("b",)]

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,9 +187,9 @@ def test_a_job_that_was_heard_of_again_in_between_needs_two_new_misses(runs: Pat
     submission = queued(runs, [[A]], [("24", 0, 1)])
     slurm.says("sacct", code=1, error=NO_ACCOUNTING)
     assert Observer(runs).states([A]) == {A: State.queued}
+    missing_since(runs, submission, POLL_SECONDS)
     slurm.says("squeue", rows(submission, {0: ("PENDING", "Priority")}))
     assert Observer(runs).states([A]) == {A: State.queued}
-    missing_since(runs, submission, POLL_SECONDS)
     slurm.says("squeue")
     assert Observer(runs).states([A]) == {A: State.queued}
 
@@ -225,6 +226,19 @@ def test_trials_beyond_the_last_array_were_not_submitted(runs: Path, slurm: Slur
 
 def test_a_submission_whose_record_is_gone_keeps_no_trial_waiting(runs: Path, slurm: SlurmPrograms) -> None:
     Journal(ledger.trial_dir(runs, A)).state(State.queued, submission="ask-gone", kind="slurm")
+    assert Observer(runs).states([A]) == {A: State.planned}
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_another_users_job_that_is_not_shown_is_not_taken_for_gone(
+    runs: Path, slurm: SlurmPrograms, accounting: bool
+) -> None:
+    submission = replace(queued(runs, [[A]], [("24", 0, 1)]), user="somebody else")
+    submissions.write(runs, submission)
+    if not accounting:
+        slurm.says("sacct", code=1, error=NO_ACCOUNTING)
+    assert Observer(runs).states([A]) == {A: State.queued}
+    slurm.says("squeue", rows(submission, {0: ("CANCELLED", "None")}))  # shown after all
     assert Observer(runs).states([A]) == {A: State.planned}
 
 

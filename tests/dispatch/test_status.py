@@ -91,6 +91,16 @@ def test_rows_say_state_step_figures_rate_and_time_to_go(tmp_path: Path) -> None
     json.dumps(plain)
 
 
+def test_a_resumed_trial_shows_the_figures_of_the_step_it_is_at(tmp_path: Path) -> None:
+    launched(tmp_path, cell("variant=kda", {0: "aa"}))
+    ran(tmp_path, "aa", 40, 80)
+    path = ledger.trial_dir(tmp_path, "aa") / journal.FILE
+    path.write_text(path.read_text() + path.read_text().replace("0.75", "0.85").replace('"step":80', '"step":60'))
+    with claimed(ledger.trial_dir(tmp_path, "aa")):
+        row = row_of(shown(Status(Observer(tmp_path), "ask")), "aa")
+    assert row[4:6] == ["60/100", "0.8500"]
+
+
 def test_a_study_is_over_when_nothing_runs_or_waits(tmp_path: Path) -> None:
     launched(tmp_path, cell("variant=kda", {0: "aa", 1: "bb"}))
     ran(tmp_path, "aa", 50, 100, State.diverged, error="loss nan")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from deltalab.dispatch import snapshot, steer
 from deltalab.dispatch.job import CANCEL, LOG
 from deltalab.dispatch.states import Observer
-from deltalab.errors import DeltalabError, NotFoundError
+from deltalab.errors import NotFoundError
 from deltalab.spec.study import StudySpec
 from deltalab.study import ledger
+from deltalab.study.design import cell_name
 from deltalab.study.ledger import CellRecord
 from deltalab.track import journal
 from deltalab.track.claim import claimed
@@ -19,11 +21,13 @@ from deltalab.track.journal import Journal, State
 from tests.dispatch.slurm_programs import SlurmPrograms, queued
 
 TRIALS = ["abcde1", "abcde2", "bcdef1", "bcdef2", "cdefa1", "cdefa2"]
-CELLS = {
-    "variant=kda pattern=recurrent": {0: "abcde1", 1: "abcde2"},
-    "variant=kda pattern=hybrid": {0: "bcdef1", 1: "bcdef2"},
-    "variant=delta_net pattern=hybrid": {0: "cdefa1", 1: "cdefa2"},
-}
+Cells = list[tuple[dict[str, str], dict[int, str]]]
+"""Levels and trials of each cell."""
+CELLS: Cells = [
+    ({"variant": "kda", "pattern": "recurrent"}, {0: "abcde1", 1: "abcde2"}),
+    ({"variant": "kda", "pattern": "hybrid"}, {0: "bcdef1", 1: "bcdef2"}),
+    ({"variant": "delta_net", "pattern": "hybrid"}, {0: "cdefa1", 1: "cdefa2"}),
+]
 
 
 @pytest.fixture
@@ -39,21 +43,13 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
-def launched(
-    runs: Path,
-    study: str,
-    cells: dict[str, dict[int, str]],
-    tuning: dict[str, dict[int, str]] | None = None,
-) -> None:
+def launched(runs: Path, study: str, cells: Cells, tuning: dict[str, dict[int, str]] | None = None) -> None:
     """Record a study; its trials have run directories. ``tuning`` is the first cell's."""
-    records = []
-    for name, trials in cells.items():
-        first = not records
-        records.append(
-            CellRecord(name=name, levels={}, overrides={}, trials=trials, tuning=(tuning or {}) if first else {})
-        )
-    spec = StudySpec(name=study, baseline={}, factors={})
-    ledger.write_study(runs, spec, records, "python launch.py", {})
+    records = [
+        CellRecord(name=cell_name(levels), levels=levels, overrides={}, trials=trials) for levels, trials in cells
+    ]
+    records[0] = replace(records[0], tuning=tuning or {})
+    ledger.write_study(runs, StudySpec(name=study, baseline={}, factors={}), records, "python launch.py", {})
     for cell in records:
         for _, trial in cell.named_trials():
             ledger.trial_dir(runs, trial).mkdir(parents=True, exist_ok=True)
@@ -83,7 +79,7 @@ def test_trials_are_named_by_study_id_or_levels(runs: Path, text: str, trials: l
 
 def test_an_id_may_be_shortened_as_long_as_it_is_one(runs: Path) -> None:
     ledger.trial_dir(runs, "ffff00").mkdir()  # named by no study
-    launched(runs, "other", {"variant=kda": {0: "d00d00"}})
+    launched(runs, "other", [({"variant": "kda"}, {0: "d00d00"})])
     assert steer.find(runs, "d0") == [steer.Named("d00d00", "variant=kda seed=0", "other")]
     assert steer.find(runs, "bcdef1") == [steer.Named("bcdef1", "variant=kda pattern=hybrid seed=0", "ask")]
     with pytest.raises(NotFoundError) as caught:
@@ -119,7 +115,7 @@ def test_what_names_nothing_is_one_line_with_what_there_is(runs: Path, text: str
 
 
 def test_a_cell_is_looked_for_in_the_newest_study_unless_one_is_given(runs: Path) -> None:
-    launched(runs, "newer", {"variant=kda": {0: "d00d00"}})
+    launched(runs, "newer", [({"variant": "kda"}, {0: "d00d00"})])
     assert found(runs, "variant=kda") == ["d00d00"]
     assert found(runs, "variant=kda seed=0", "ask") == ["abcde1", "bcdef1"]
     with pytest.raises(NotFoundError, match="study=nope: not launched yet"):
@@ -133,8 +129,8 @@ def test_before_anything_was_launched_nothing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_level_with_spaces_names_its_own_cell_only(runs: Path) -> None:
-    cells = {"gates=channel": {0: "e1"}, "gates=channel wide": {0: "e2"}, "gates=wide open": {0: "e3"}}
-    launched(runs, "spaced", cells)
+    gates = {"channel": "e1", "channel wide": "e2", "wide open": "e3"}
+    launched(runs, "spaced", [({"gates": level}, {0: trial}) for level, trial in gates.items()])
     assert found(runs, "gates=channel wide seed=0") == ["e2"]
     assert found(runs, "gates=wide open") == ["e3"]
     assert found(runs, "gates=channel") == ["e1"]
@@ -142,14 +138,14 @@ def test_a_level_with_spaces_names_its_own_cell_only(runs: Path) -> None:
 
 def test_tuning_trials_are_named_by_the_value_tried(runs: Path) -> None:
     tuning = {"train.lr=1e-3": {7: "e1"}, "train.lr=3e-3": {7: "e2"}}
-    launched(runs, "tuned", {"variant=kda": {0: "e3"}, "variant=delta_net": {0: "e4"}}, tuning)
+    launched(runs, "tuned", [({"variant": "kda"}, {0: "e3"}), ({"variant": "delta_net"}, {0: "e4"})], tuning)
     assert steer.find(runs, "train.lr=3e-3") == [steer.Named("e2", "variant=kda train.lr=3e-3 seed=7", "tuned")]
     assert found(runs, "variant=kda") == ["e1", "e2", "e3"]
     assert found(runs, "tuned") == ["e1", "e2", "e3", "e4"]
 
 
 def test_a_trial_that_cells_share_is_found_once(runs: Path) -> None:
-    launched(runs, "shared", {"narrowing=project": {0: "e1"}, "narrowing=pool": {0: "e1"}})
+    launched(runs, "shared", [({"narrowing": level}, {0: "e1"}) for level in ("project", "pool")])
     assert found(runs, "shared") == ["e1"]
     assert found(runs, "narrowing=project") == ["e1"]
     assert found(runs, "narrowing=pool") == ["e1"]
@@ -177,8 +173,7 @@ def test_cancelling_ends_what_waits_and_asks_what_runs(runs: Path, slurm: SlurmP
     Journal(ledger.trial_dir(runs, three)).state(State.running)
     Journal(ledger.trial_dir(runs, four)).state(State.completed)
     with claimed(ledger.trial_dir(runs, three)):
-        done, asked = steer.cancel(Observer(runs), [one, three, four])
-    assert (done, asked) == ([one], [three])
+        assert steer.cancel(Observer(runs), [one, three, four]) == ([one], [three], "")
     assert [state(runs, t) for t in (one, two, three, four)] == [
         State.cancelled, State.queued, State.running, State.completed,
     ]  # fmt: skip
@@ -217,7 +212,7 @@ def test_jobs_of_a_launch_that_died_are_cancelled_by_the_id_slurm_gives(runs: Pa
 
 def test_without_slurm_there_is_nothing_to_cancel_in_it(runs: Path, slurm: SlurmPrograms) -> None:
     Journal(ledger.trial_dir(runs, TRIALS[0])).state(State.preempted)
-    assert steer.cancel(Observer(runs), TRIALS[:2]) == (TRIALS[:2], [])
+    assert steer.cancel(Observer(runs), TRIALS[:2]) == (TRIALS[:2], [], "")
     assert [state(runs, trial) for trial in TRIALS[:2]] == [State.cancelled] * 2
     assert slurm.calls("scancel") == []
 
@@ -226,15 +221,15 @@ def test_trials_are_cancelled_though_slurm_does_not_answer(runs: Path, slurm: Sl
     queued(runs, [[TRIALS[0]]], [("24", 0, 1)])
     slurm.says("squeue", code=1, error="down")
     slurm.says("scancel", code=8, error="scancel: error: Unable to contact slurm controller")
-    with pytest.raises(DeltalabError, match="scancel: Unable to contact slurm controller"):
-        steer.cancel(Observer(runs), TRIALS[:1])
+    done, _, refused = steer.cancel(Observer(runs), TRIALS[:1])
+    assert (done, refused) == (TRIALS[:1], "scancel: Unable to contact slurm controller")
     assert state(runs, TRIALS[0]) is State.cancelled
 
 
 def test_cancelling_twice_is_cancelling_once(runs: Path) -> None:
-    assert steer.cancel(Observer(runs), TRIALS[:1]) == (TRIALS[:1], [])
+    assert steer.cancel(Observer(runs), TRIALS[:1]) == (TRIALS[:1], [], "")
     before = journal.entries(ledger.trial_dir(runs, TRIALS[0]))
-    assert steer.cancel(Observer(runs), TRIALS[:1]) == ([], [])
+    assert steer.cancel(Observer(runs), TRIALS[:1]) == ([], [], "")
     assert journal.entries(ledger.trial_dir(runs, TRIALS[0])) == before
 
 

@@ -58,8 +58,8 @@ class Cluster:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
-        self._settings = {"SLURM_DIR": str(folder), "SLURM_BASE_PORT": str(PORT)}
-        self._settings |= {"SLURM_NODES": "7", "SLURM_PREEMPT_SIGNAL": "user", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
+        self._settings = {"SLURM_DIR": str(folder), "SLURM_BASE_PORT": str(PORT), "SLURM_NODES": "7"}
+        self._settings |= {"SLURM_PREEMPT_SIGNAL": "user", "SLURM_GRACE": "6", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     @contextlib.contextmanager
@@ -75,14 +75,16 @@ class Cluster:
             finally:
                 self._script("down.sh")
 
-    def set(self, *, preempt: str = "user", max_array: int = MAX_ARRAY) -> None:
+    def set(self, *, preempt: str = "user", grace: int = 6, max_array: int = MAX_ARRAY) -> None:
         """Change settings (those left out become what they were first); jobs are not touched.
 
         Args:
             preempt: user (the signal of --signal) or term (SIGTERM only).
+            grace: seconds between preemption and its end.
             max_array: MaxArraySize.
         """
-        changed = self._settings | {"SLURM_PREEMPT_SIGNAL": preempt, "SLURM_MAX_ARRAY": str(max_array)}
+        wanted = {"SLURM_PREEMPT_SIGNAL": preempt, "SLURM_GRACE": str(grace), "SLURM_MAX_ARRAY": str(max_array)}
+        changed = self._settings | wanted
         if changed != self._settings:
             self._settings = changed
             self._script("up.sh")

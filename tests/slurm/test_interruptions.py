@@ -152,7 +152,7 @@ def test_preemption_before_the_worker_has_started_loses_nothing(desk: SlurmDesk)
 
 
 def test_preemption_by_sigterm_alone_resumes_too(cluster: Cluster, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    cluster.set(preempt="term")
+    cluster.set(preempt="term", grace=0)  # a batch script would hear nothing in that time
     desk = SlurmDesk(tmp_path, cluster)
     interrupted(desk, *on("n1"))
     cluster.preempt("n1")

@@ -11,6 +11,7 @@
 #   SLURM_GPUS            fake GPUs of each node                                           (4)
 #   SLURM_BASE_PORT       first of the ports used                                          (26817)
 #   SLURM_PREEMPT_SIGNAL  user: preemption sends the signal of --signal; term: SIGTERM     (user)
+#   SLURM_GRACE           GraceTime: seconds between preemption and its end                (6)
 #   SLURM_MAX_ARRAY       MaxArraySize; the largest index is one less                      (1001)
 #   SLURM_SUBMIT_LIMIT    jobs a user may have in QOS `few` or under account `few`         (3)
 #
@@ -18,7 +19,7 @@
 set -euo pipefail
 
 readonly D=${SLURM_DIR:-/tmp/deltalab-slurm} NODES=${SLURM_NODES:-4} CPUS=${SLURM_CPUS:-8} GPUS=${SLURM_GPUS:-4}
-readonly PORT=${SLURM_BASE_PORT:-26817} PREEMPT=${SLURM_PREEMPT_SIGNAL:-user} LIMIT=${SLURM_SUBMIT_LIMIT:-3}
+readonly PORT=${SLURM_BASE_PORT:-26817} PREEMPT=${SLURM_PREEMPT_SIGNAL:-user} LIMIT=${SLURM_SUBMIT_LIMIT:-3} GRACE=${SLURM_GRACE:-6}
 readonly MARK="# written by tests/slurm/up.sh" SOCKET=$D/munge/socket DATABASE=$D/run/mysql/socket
 export SLURM_CONF=$D/slurm.conf
 HOST=$(hostname -s)
@@ -139,7 +140,7 @@ CONF
     done
     cat <<CONF
 PartitionName=debug Nodes=n[1-$NODES] Default=YES DefaultTime=60 PriorityTier=10 PreemptMode=OFF
-PartitionName=low Nodes=n[1-$NODES] DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=6
+PartitionName=low Nodes=n[1-$NODES] DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=$GRACE
 PartitionName=high Nodes=n[1-$NODES] DefaultTime=60 PriorityTier=100 PreemptMode=OFF
 CONF
 }

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -200,7 +201,6 @@ def test_a_claim_beats_and_so_does_whoever_listens(tmp_path: Path, quick: None) 
     assert len(beats) == heard
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_heart_goes_on_beating_when_what_listens_to_it_fails(tmp_path: Path, quick: None) -> None:
     again, beats = threading.Event(), []
 
@@ -218,3 +218,13 @@ def test_a_claim_is_given_back_when_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), claimed(tmp_path):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_a_holder_whose_folder_is_deleted_is_told(tmp_path: Path, quick: None) -> None:
+    folder, told = tmp_path / "run", threading.Event()
+    folder.mkdir()
+    with claimed(folder, on_loss=told.set):
+        time.sleep(0.1)
+        assert not told.is_set()
+        shutil.rmtree(folder)
+        until(told)
