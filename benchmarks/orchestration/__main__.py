@@ -31,6 +31,8 @@ from deltalab.track.provenance import machine
 
 NAMES = ("slurm", "pool", "plan", "relaunch", "status")
 PEER = "hydra-submitit-launcher"
+BUSY = 0.5
+"""Load per core from which wall times are in doubt."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.append(str(failure))
     if options.quick:
         rows = [replace(row, most=None, beats=False) for row in rows]
-    title = f"{machine()['hardware']}; load {before:.1f} before; least of {sizes.rounds} rounds"
-    notes = [f"peer: {missing_peer() or f'{PEER} {version(PEER)}'}"]
-    notes += [f"slurm: left out, {slurm.missing()}"] if "slurm" in names and slurm.missing() else []
+    title = f"{machine()['hardware']}; least of {sizes.rounds} rounds"
+    notes = _notes(names, before)
     if options.json:
         figures = [{**asdict(row), "ratio": row.ratio, "missed": row.shortfall()} for row in rows]
         options.json.write_text(json.dumps({"title": title, "notes": notes, "figures": figures}, indent=1))
@@ -101,6 +102,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in errors:
         print(f"orchestration: {line}", file=sys.stderr)
     return 1 if errors else 0
+
+
+def _notes(names: Sequence[str], load: float) -> list[str]:
+    """What the figures do not say."""
+    notes = [f"peer: {missing_peer() or f'{PEER} {version(PEER)}'}"]
+    if "slurm" in names:
+        notes.append(
+            f"slurm: {slurm.missing() or 'the peer waits for its jobs to end: it was killed once all were queued'}"
+        )
+    if load > BUSY * len(os.sched_getaffinity(0)):
+        notes.append(f"busy: the load was {load:.1f} before; compare CPU times, wall times hold what others took")
+    return notes
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
 from deltalab.dispatch.show import make_console, plan_json, show_plan
 from deltalab.dispatch.states import Observer
-from deltalab.errors import UsageError
+from deltalab.errors import StudyError, UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec, Planning
@@ -87,6 +87,9 @@ def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings:
 
 def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: LaunchSpec) -> int:
     """``python launch.py`` without ``-m``: the trial the overrides compose, in this process."""
+    if settings.sweep:
+        key, value = next(iter(settings.sweep.items()))
+        raise UsageError(f"sweep.{key}={value}: allowed with -m or study=NAME, a single trial sweeps over nothing")
     pairs = _cell_keys(_pairs(overrides))
     plain = plain_study([pairs], [settings.seed], settings.variant) | {"question": "one trial"}
     request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})
@@ -95,7 +98,8 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
 
 def plan_named(name: str, overrides: Sequence[str], runs: Path) -> Plan:
     """The plan that ``python launch.py -m study=NAME OVERRIDES plan=true`` shows."""
-    return _named_request(name, [_pairs(overrides)], {}).plan(Observer(runs))
+    sweep = load.launch_spec(load.compose([part for part in overrides if part.startswith("sweep.")])).sweep
+    return _named_request(name, [_pairs(overrides)], sweep).plan(Observer(runs))
 
 
 def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Plan:
@@ -135,7 +139,7 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
 
 
 def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
-    """Run a few steps of every shape that was never measured; each is an ordinary trial, named by no study."""
+    """Run a few steps of every shape that was never measured, as trials of a study of their own."""
     specs, cells = {}, []
     for trial in plan.unmeasured:
         spec = plan.specs[trial]
@@ -184,11 +188,12 @@ def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:
     Raises:
         UsageError: nobody is there to be asked, or the answer is no.
     """
-    seconds = plan.seconds(t for t in plan.specs if plan.records[t].state not in (State.running, State.queued))
-    hours = (seconds or 0.0) / 3600 * launcher.processes
+    open_ = [t for t in plan.specs if plan.records[t].state not in (State.running, State.queued)]
+    hours = (plan.seconds(t for t in open_ if t in plan.timings) or 0.0) / 3600 * launcher.processes
     if hours <= launcher.confirm_gpu_hours or confirmed:
         return
-    said = f"{plan.study.name} takes about {hours:,.1f} {'GPU' if gpus() else 'worker'}-hours"
+    least = "at least" if any(t not in plan.timings for t in open_) else "about"
+    said = f"{plan.study.name} takes {least} {hours:,.1f} {'GPU' if gpus() else 'worker'}-hours"
     if sys.stdin.isatty() and Confirm.ask(f"{said}; launch it?", default=False):
         return
     limit = f"hydra.launcher.confirm_gpu_hours={launcher.confirm_gpu_hours:g}"
@@ -229,7 +234,13 @@ def _jobs_request(group: list[dict[str, str]], settings: LaunchSpec) -> Request:
     asked = sorted(" ".join(hydra_overrides(pair)) for pair in common)
     asked += [json.dumps(settings.sweep, sort_keys=True)] if settings.sweep else []
     digest = hashlib.sha256("\n".join(dict.fromkeys(asked)).encode()).hexdigest()[:8]
-    plain = plain_study(common, _seeds(group) or [0], settings.variant) | settings.sweep
+    sweep = dict(settings.sweep)
+    plain = plain_study(common, _seeds(group) or sweep.pop("seeds", [0]), settings.variant)
+    varying = [factor for factor in plain["factors"] if any(plain["factors"][factor].values())]
+    if "factors" in sweep and varying:
+        raise StudyError(COMMAND_LINE, "factors", sweep["factors"], f"none beside keys that vary: {', '.join(varying)}")
+    plain["overrides"] = {**(sweep.pop("overrides", None) or {}), **plain["overrides"]}
+    plain |= {key: value for key, value in sweep.items() if key != "seeds"}
     name = str(plain.pop("name", f"multirun-{digest}"))
     return Request(study=parse_study(plain, COMMAND_LINE, name), overrides={})
 

@@ -189,7 +189,7 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
 
 
 def _cost(plan: Plan, launcher: LauncherSpec) -> str:
-    hours = _hours(plan, launcher)
+    hours = _hours(plan, launcher) or 0.0
     said = duration(hours / launcher.processes * 3600) + " of one worker"
     if _on_gpus(launcher):
         said += f", {hours:,.2f} GPU-hours"
@@ -197,13 +197,14 @@ def _cost(plan: Plan, launcher: LauncherSpec) -> str:
     return said if money is None else f"{said}, {money:,.2f} at {launcher.gpu_hour_price:g} a GPU-hour"
 
 
-def _hours(plan: Plan, launcher: LauncherSpec) -> float:
-    return (plan.seconds(plan.specs) or 0.0) / 3600 * launcher.processes
+def _hours(plan: Plan, launcher: LauncherSpec) -> float | None:
+    seconds = plan.seconds(plan.specs)
+    return None if seconds is None else seconds / 3600 * launcher.processes
 
 
 def _money(plan: Plan, launcher: LauncherSpec) -> float | None:
-    price = launcher.gpu_hour_price
-    return None if price is None or plan.unmeasured else _hours(plan, launcher) * price
+    hours, price = _hours(plan, launcher), launcher.gpu_hour_price
+    return None if price is None or hours is None else hours * price
 
 
 def _on_gpus(launcher: LauncherSpec) -> bool:

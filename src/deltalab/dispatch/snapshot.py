@@ -41,24 +41,25 @@ def take(root: Path, runs: Path) -> str:
         return root.name
     files = _files(root, runs)
     digest = _digest(root, files)
-    final = folder_of(runs, digest)
-    if final.exists():
+    if (final := folder_of(runs, digest)).exists():
         os.utime(final)  # in use: nothing that collects garbage takes it now
-    else:
-        part = final.with_name(temporary_name(digest))
-        for name in files:
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, part / name, follow_symlinks=False)
-        if diff := _git(root, "diff", "--binary", "HEAD"):
-            write_atomic(final.with_name(f"{digest}.patch"), diff)
-        origin = {key: value for key, value in provenance(root).items() if key in ORIGIN}
-        write_atomic(final.with_name(f"{digest}.json"), json.dumps(origin))
-        try:
-            part.rename(final)
-        except OSError:  # another launch kept the same code at the same moment
-            shutil.rmtree(part, ignore_errors=True)
-            if not final.exists():
-                raise
+        return digest
+    part = final.with_name(temporary_name(digest))
+    for name in files:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, part / name, follow_symlinks=False)
+    digest = _digest(part, files)  # of what was copied: somebody may be editing
+    final = folder_of(runs, digest)
+    if diff := _git(root, "diff", "--binary", "HEAD"):
+        write_atomic(final.with_name(f"{digest}.patch"), diff)
+    known = {key: value for key, value in provenance(root).items() if key in ORIGIN}
+    write_atomic(final.with_name(f"{digest}.json"), json.dumps(known))
+    try:
+        part.rename(final)
+    except OSError:  # another launch kept the same code at the same moment
+        shutil.rmtree(part, ignore_errors=True)
+        if not final.exists():
+            raise
     return digest
 
 

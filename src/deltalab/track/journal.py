@@ -77,9 +77,10 @@ class Record:
     submission: str | None = None
 
     def last(self, metric: str) -> float | None:
-        """The value at the largest step, or None when it was never logged."""
-        points = self.metrics.get(metric)
-        return points[max(points)] if points else None
+        """The newest value, of the present step or before (a resumed run repeats steps), None when there is none."""
+        points = self.metrics.get(metric, {})
+        step = max((step for step in points if step <= self.step), default=None)
+        return None if step is None else points[step]
 
 
 class Journal:
