@@ -1,6 +1,7 @@
 """What may happen to a study that runs: full disks, deleted folders, two launches, edits, cancelling, a dead server."""
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -135,29 +136,52 @@ class TestDisk:
 
 
 class TestDeletedFolders:
+    """A run directory deleted under a launch: its trial starts anew, from nothing."""
+
     def test_of_a_trial_that_waits(self, desk: Desk, undisturbed: Results) -> None:
         process = desk.start(*command(desk, "hydra.launcher.workers=1"))
         desk.until(lambda: bool(desk.running()))
         remove(folder(desk, desk.trials()[-1]))
-        assert process.wait(PATIENCE) in (0, 1)
-        assert desk.states()[0] is State.completed
-        assert len(said(desk).splitlines()) < 40
-        finish(desk)
+        assert process.wait(PATIENCE) == 0, said(desk)
+        assert desk.states() == [State.completed] * 2
         assert_equal(desk, undisturbed)
 
     @pytest.mark.parametrize("how", [(), SPARSE], ids=["often journaled", "seldom journaled"])
     def test_of_a_trial_that_runs(self, desk: Desk, undisturbed: Results, how: tuple[str, ...]) -> None:
         process = desk.start(*command(desk, *how))
-        desk.until(lambda: bool(desk.running()))
-        victim = min(desk.running())
-        desk.until(lambda: any(folder(desk, victim).glob("checkpoints/step-*")))
+        victim = self.training(desk)
         remove(folder(desk, victim))
-        assert process.wait(PATIENCE) in (0, 1)
-        assert len(said(desk).splitlines()) < 40
-        finish(desk, *how)
-        assert executions(folder(desk, victim))[-1][0] == 1  # from the start: what was deleted is not half there
+        assert process.wait(PATIENCE) == 0, said(desk)
+        assert desk.states() == [State.completed] * 2
+        (steps,) = executions(folder(desk, victim))
+        assert steps[0] == 1
         if not how:
             assert_equal(desk, undisturbed)
+
+    def test_of_a_trial_that_is_launched_again_before_its_worker_notices(
+        self, desk: Desk, undisturbed: Results
+    ) -> None:
+        first = desk.start(*command(desk))
+        victim = self.training(desk)
+        workers = desk.workers("submitit.core._submit")
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        remove(folder(desk, victim))
+        second = desk.start(*command(desk), to="second.txt")
+        desk.until(lambda: victim in desk.running())
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert first.wait(PATIENCE) == second.wait(PATIENCE) == 0, said(desk) + said(desk, "second.txt")
+        (steps,) = executions(folder(desk, victim))
+        assert steps == sorted(set(steps))
+        assert states_told(folder(desk, victim)).count(State.completed.value) == 1
+        assert_equal(desk, undisturbed)
+
+    @staticmethod
+    def training(desk: Desk) -> str:
+        """A trial that has a checkpoint and runs on."""
+        desk.until(lambda: any(desk.runs.glob("trials/*/checkpoints/step-*")))
+        return next(desk.runs.glob("trials/*/checkpoints/step-*")).parents[1].name
 
 
 class TestLaunches:

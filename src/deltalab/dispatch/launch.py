@@ -14,7 +14,7 @@ from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
-from deltalab.dispatch.show import make_console, plan_json, show_plan
+from deltalab.dispatch.show import make_console, on_gpus, plan_json, show_plan
 from deltalab.dispatch.states import Observer
 from deltalab.errors import StudyError, UsageError
 from deltalab.spec import load
@@ -193,7 +193,7 @@ def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:
     if hours <= launcher.confirm_gpu_hours or confirmed:
         return
     least = "at least" if any(t not in plan.timings for t in open_) else "about"
-    said = f"{plan.study.name} takes {least} {hours:,.1f} {'GPU' if gpus() else 'worker'}-hours"
+    said = f"{plan.study.name} takes {least} {hours:,.1f} {'GPU' if on_gpus(launcher) else 'worker'}-hours"
     if sys.stdin.isatty() and Confirm.ask(f"{said}; launch it?", default=False):
         return
     limit = f"hydra.launcher.confirm_gpu_hours={launcher.confirm_gpu_hours:g}"

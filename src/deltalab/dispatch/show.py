@@ -96,7 +96,7 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
             "trials": len(plan.specs),
             "states": {state.value: count for state, count in Counter(plan.states.values()).items()},
             "worker_seconds": seconds,
-            "gpu_hours": _hours(plan, launcher) if _on_gpus(launcher) else None,
+            "gpu_hours": _hours(plan, launcher) if on_gpus(launcher) else None,
             "money": _money(plan, launcher),
             "largest_mismatch": max((abs(cell.mismatch) for cell in plan.cells), default=0.0),
         },
@@ -191,7 +191,7 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
 def _cost(plan: Plan, launcher: LauncherSpec) -> str:
     hours = _hours(plan, launcher) or 0.0
     said = duration(hours / launcher.processes * 3600) + " of one worker"
-    if _on_gpus(launcher):
+    if on_gpus(launcher):
         said += f", {hours:,.2f} GPU-hours"
     money = _money(plan, launcher)
     return said if money is None else f"{said}, {money:,.2f} at {launcher.gpu_hour_price:g} a GPU-hour"
@@ -207,7 +207,7 @@ def _money(plan: Plan, launcher: LauncherSpec) -> float | None:
     return None if price is None or hours is None else hours * price
 
 
-def _on_gpus(launcher: LauncherSpec) -> bool:
+def on_gpus(launcher: LauncherSpec) -> bool:
     """Whether trials take GPUs: on Slurm those asked for, here those that are there."""
     here = launcher.kind is Kind.slurm or bool(gpus())
     return launcher.device is not Device.cpu and launcher.gpus_per_trial > 0 and here

@@ -88,7 +88,7 @@ class Status:
         kind = Equivalence(self.study.study.get("equivalence", "share"))
         self.lines = differences(kind, self.study.cells, records)
         if waiting := [cell.name for cell in self.study.cells if cell.waits]:
-            self.lines.append(f"{len(waiting)} cells wait for tuning: the launch command again runs them once it ended")
+            self.lines.append(f"{len(waiting)} cells wait for tuning; their trials are launched once it has ended")
         if observer.error:
             self.lines.append(f"Slurm did not answer ({observer.error}): queued trials are shown as last known")
 

@@ -246,6 +246,8 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
         lines.append(
             f"{len(plan.waiting)} cells wait for tuning; the same command submits their trials once it has ended"
         )
+    if submitted and not any(submission.jobs for submission in submitted):
+        return
     name = shlex.quote(plan.study.name)
     lines.append(
         f"Follow: deltalab status {name} --watch    Log: deltalab logs TRIAL -f    Stop: deltalab cancel {name}"
