@@ -17,7 +17,7 @@ def cell(name: str, equivalent: str | None = None, seeds: tuple[int, ...] = (0, 
 
 def record(loss: float | None, state: State = State.completed) -> Record:
     metrics = {} if loss is None else {LOSS: {10: 9.0, 20: loss}}
-    return Record(state=state, metrics=metrics)
+    return Record(state=state, metrics=metrics, step=20)
 
 
 CELLS = [cell("a"), cell("b"), cell("c", equivalent="a")]
