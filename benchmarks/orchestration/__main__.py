@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = [{**asdict(row), "ratio": row.ratio, "missed": row.shortfall()} for row in rows]
         options.json.write_text(json.dumps({"title": title, "notes": notes, "figures": figures}, indent=1))
     console = Console(width=max(120, Console().width))
-    console.print(table_of(rows, title))
+    if rows:
+        console.print(table_of(rows, title))
     for line in notes:
         console.print(line, markup=False, highlight=False)
     errors += [line for row in rows if (line := row.shortfall())]

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -24,7 +25,9 @@ from benchmarks.orchestration.desk import ROOT, Cost, Desk, Failed, reap
 from benchmarks.orchestration.rows import Row
 from tests.slurm.cluster import unavailable
 
-FOLDER, PORT = Path("/tmp/deltalab-slurm-bench"), 29817
+FOLDER = Path("/tmp/deltalab-slurm-bench")
+BASES, PORTS = range(20817, 32000, 1000), (0, 2, 11)
+"""First ports to try, and which from there on up.sh takes for a cluster of one node."""
 PROGRAMS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 CALLS = 2
 """One sbatch, and one question for the largest array."""
@@ -159,23 +162,31 @@ def _peers(desk: _Counting, trials: int) -> Submitted:
 @contextlib.contextmanager
 def _cluster() -> Iterator[dict[str, str]]:
     """A cluster that is up inside the block; yields what its clients need in their environment."""
-    settings = {"SLURM_DIR": str(FOLDER), "SLURM_BASE_PORT": str(PORT), "SLURM_NODES": "1"}
     with FOLDER.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second benchmark waits for the first one's end
         if (FOLDER / "slurm.conf").exists():
-            _script("down.sh", settings)
-        _script("up.sh", settings)
+            _script("down.sh")
         try:
+            _script("up.sh", SLURM_BASE_PORT=str(_free_base()), SLURM_NODES="1")
             yield {"SLURM_CONF": str(FOLDER / "slurm.conf")}
         finally:
-            _script("down.sh", settings)
+            _script("down.sh")
 
 
-def _script(name: str, settings: dict[str, str]) -> None:
+def _free_base() -> int:
+    for base in BASES:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in PORTS:
+                held.enter_context(socket.socket()).bind(("", base + port))
+            return base
+    raise Failed(f"no free ports for Slurm among {BASES.start} … {BASES.stop}")
+
+
+def _script(name: str, **settings: str) -> None:
     ours = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     log, script = FOLDER.with_suffix(".log"), ROOT / "tests" / "slurm" / name
     with log.open("w") as said:  # a file, as daemons would keep a pipe open
-        env = ours | settings | {"SLURM_WIPE": "1"}
+        env = ours | settings | {"SLURM_DIR": str(FOLDER), "SLURM_WIPE": "1"}
         code = subprocess.run([str(script)], env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said).returncode
     if code:
         raise Failed(f"{name}: {log.read_text().strip().splitlines()[-1]}")

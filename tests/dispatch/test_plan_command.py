@@ -383,7 +383,7 @@ COMMAND_MISTAKES = [
     (["-m", "hydra/launcher=slurm"], "hydra/launcher=slurm: sbatch is not here; allowed is local or inline"),
     (["-m", "hydra.launcher.wrokers=2"], "hydra.launcher.wrokers: no such key; allowed is one of kind, workers"),
     (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
-    (["sweep.seeds=[1,2]"], "sweep.seeds=[1,2]"),  # of one trial there is no sweep
+    (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep
 ]
 
 

@@ -37,7 +37,7 @@ def assert_undisturbed(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
 def test_a_time_limit_interrupts_a_task_of_several_trials(desk: SlurmDesk, undisturbed: Undisturbed) -> None:
     """The warning comes 5 to 35 s before the limit of a minute; what was done by then is not done again."""
     short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra.launcher.trials_per_job=2")
-    steps = f"train.steps={int(40 * undisturbed.steps_per_second)}"
+    steps = f"train.steps={int(30 * undisturbed.steps_per_second)}"
     desk.submit(desk.study(TWO_TRIALS), *on("n5"), *short, steps)
     desk.finish()
     (job,) = desk.jobs()

@@ -79,7 +79,7 @@ class Observer:
     def _spots(self, submission: Submission, answer: Answer) -> dict[str, Task]:
         """Trial id → its task in Slurm."""
         folder = submissions.folder_of(self.runs, submission.token)
-        unsure = Task(Place.unknown, note=answer.error)
+        unsure = Task(Place.unknown)
         missing = unsure if alive(folder) else GONE  # a launch that submits has not come to it yet
         spots = dict.fromkeys((trial for trials in submission.tasks for trial in trials), missing)
         for job in submission.jobs:

@@ -27,6 +27,7 @@ STYLES = {
     State.diverged: "yellow",
     State.cancelled: "yellow",
 }
+NOTE_WIDTH = 40
 MANY = 60
 """Trials above which a row is a cell."""
 
@@ -152,7 +153,7 @@ class Status:
             table.add_column(column, justify="right", no_wrap=True)
         noted = any(row.note for row in self.rows)
         if noted:
-            table.add_column("note", overflow="fold")
+            table.add_column("note", overflow="fold", max_width=NOTE_WIDTH)
         for row in self.rows:
             record = row.record
             loss = record.last("eval/loss") if record.state.terminal else record.last("train/loss")

@@ -7,6 +7,7 @@ give way, never both run. Launches hold a claim on their submission in the same 
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -61,15 +62,18 @@ def claimed(
         Busy: another live process holds it, or took it at the same moment.
     """
     path = _take_in_time(run_dir, patience)
+    file = os.open(path, os.O_RDONLY)  # the claim itself, whatever comes to lie at its path
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop, each_beat, on_loss), daemon=True)
+    heart = threading.Thread(target=_beat, args=(file, stop, each_beat, on_loss), daemon=True)
     heart.start()
     try:
         yield
     finally:
         stop.set()
         heart.join()
-        path.unlink(missing_ok=True)
+        if not _deleted(file):
+            path.unlink(missing_ok=True)
+        os.close(file)
 
 
 def _claims(run_dir: Path) -> list[Path]:
@@ -131,17 +135,23 @@ def _owner(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _beat(path: Path, stop: threading.Event, each_beat: Callable[[], object], on_loss: Callable[[], object]) -> None:
+def _beat(file: int, stop: threading.Event, each_beat: Callable[[], object], on_loss: Callable[[], object]) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        try:
-            os.utime(path)
-        except FileNotFoundError:
+        if _deleted(file):
             on_loss()
             return
-        except OSError:  # the file system hiccups
-            continue
+        with contextlib.suppress(OSError):  # the file system hiccups
+            os.utime(file)
         with contextlib.suppress(OSError):
             each_beat()
+
+
+def _deleted(file: int) -> bool:
+    """Whether the file behind a descriptor is gone from its folder."""
+    try:
+        return os.fstat(file).st_nlink == 0
+    except OSError as error:
+        return error.errno == errno.ESTALE
 
 
 @functools.cache

@@ -18,9 +18,11 @@ A run directory holds
 """
 
 import contextlib
+import errno
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -92,8 +94,18 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE
-        self._path.touch()
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        weakref.finalize(self, os.close, self._file)
         self._mend_torn_line()
+
+    def check(self) -> None:
+        """Make sure that this is still the run directory's journal.
+
+        Raises:
+            FileNotFoundError: it was deleted; one that another process began there since is not ours.
+        """
+        if os.fstat(self._file).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the run directory was deleted while its trial ran", str(self._path))
 
     def state(self, state: State, **details: Any) -> None:
         """Record a change of state; on disk when this returns (``queued`` soon after: a submission names it too)."""
@@ -105,21 +117,18 @@ class Journal:
         self._append({"t": time.time(), "event": "metrics", "step": step, "values": values}, durable=False)
 
     def _append(self, entry: dict[str, Any], durable: bool) -> None:
-        line = json.dumps(entry, separators=(",", ":")) + "\n"
-        with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_APPEND), "ab") as file:
-            file.write(line.encode())
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        self.check()
+        line = (json.dumps(entry, separators=(",", ":")) + "\n").encode()
+        while line:
+            line = line[os.write(self._file, line) :]
+        if durable:
+            os.fsync(self._file)
 
     def _mend_torn_line(self) -> None:
         """End a line that a killed process left half-written, so that the next one starts fresh."""
-        if self._path.stat().st_size == 0:
-            return
-        with self._path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
 
 
 def entries(run_dir: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -80,6 +80,7 @@ class Trainer:
                 self.save()
         self.evaluate()
         if self.world.main:
+            self.journal.check()
             save_weights(self.run_dir / "model.safetensors", self.model)
         return True
 
@@ -99,6 +100,7 @@ class Trainer:
         if self.step > self._saved:
             self._saved = self.step
             if self.world.main:
+                self.journal.check()
                 save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
 
     def _train_step(self) -> None:
