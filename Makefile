@@ -10,11 +10,11 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slurm check bench dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm check bench bench-orchestration dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-19s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## Set up .venv with pinned torch and everything for development
 
@@ -32,7 +32,10 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 	@echo "Look at the runs in MLflow: $${MLFLOW_TRACKING_URI:-make dashboard}"
 
 test: install ## Run the test suite on the CPU (ARGS="-k plan" goes to pytest)
-	$(BIN)/python -m pytest -m "not slurm and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not faults and not slurm and not gpu" $(ARGS)
+
+test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
+	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)
 
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
@@ -45,6 +48,9 @@ check: install ## Lint, formatting, types, import contracts
 
 bench: install ## Time the chunked recurrence against its reference on this CPU
 	$(BIN)/python -m benchmarks.chunk_cpu $(ARGS)
+
+bench-orchestration: install ## Time planning, submitting, relaunching beside hydra-submitit-launcher (extra `bench`)
+	$(BIN)/python -m benchmarks.orchestration $(ARGS)
 
 # One worker and no job runner: ready in a third of the time and of the memory that MLflow's defaults take.
 dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=... for another)

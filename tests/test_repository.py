@@ -164,7 +164,7 @@ class TestMakefile:
 
     def test_the_suite_gets_the_arguments(self, checkout: Path) -> None:
         make(checkout, "test", "ARGS=-k plan")
-        assert calls(checkout) == ["-m pytest -m not slurm and not gpu -k plan"]
+        assert calls(checkout) == ["-m pytest -m not faults and not slurm and not gpu -k plan"]
         (checkout / "calls").unlink()
         make(checkout, "test-slurm", "ARGS=-k plan")
         assert calls(checkout) == ["-m pytest -rs -m slurm tests/slurm -k plan"]
@@ -217,7 +217,7 @@ class TestContinuousIntegration:
         subprocess.run(["bash", "-n", script], check=True)
         text = script.read_text()
         assert "set -euo pipefail" in text
-        assert re.findall(r"^ *step make (\S+)", text, re.MULTILINE) == ["install", "check", "test", "test-slurm"]
+        assert re.findall(r"^ *step make (\S+)", text, re.MULTILINE) == ["install", "check", "test", "test-faults", "test-slurm"]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:

@@ -164,13 +164,17 @@ def _cluster() -> Iterator[dict[str, str]]:
     """A cluster that is up inside the block; yields what its clients need in their environment."""
     with FOLDER.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second benchmark waits for the first one's end
-        if (FOLDER / "slurm.conf").exists():
-            _script("down.sh")
+        _down()
         try:
             _script("up.sh", SLURM_BASE_PORT=str(_free_base()), SLURM_NODES="1")
             yield {"SLURM_CONF": str(FOLDER / "slurm.conf")}
         finally:
-            _script("down.sh")
+            _down()
+
+
+def _down() -> None:
+    if (FOLDER / "slurm.conf").exists():
+        _script("down.sh")
 
 
 def _free_base() -> int:

@@ -30,7 +30,7 @@ from tests.dispatch.launching import (
     states_told,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 SEED = int(os.environ.get("FAULT_SEED", "20"))
 """Of the generator that draws the faults; another one makes another storm."""

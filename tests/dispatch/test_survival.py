@@ -28,7 +28,7 @@ from tests.dispatch.launching import (
     states_told,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 
 STUDY = """
 question: does it survive?

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ metrics: {eval/accuracy: max, eval/loss: min}
 """
 
 Result = dict[str, tuple[float | None, dict[str, bytes]]]
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """What TWO_TRIALS with LONG come to, and how fast, when nothing happens to them."""
-
-    results: Result
-    steps_per_second: float
 
 
 class SlurmDesk(Desk):
