@@ -217,7 +217,8 @@ class TestContinuousIntegration:
         subprocess.run(["bash", "-n", script], check=True)
         text = script.read_text()
         assert "set -euo pipefail" in text
-        assert re.findall(r"^ *step make (\S+)", text, re.MULTILINE) == ["install", "check", "test", "test-faults", "test-slurm"]
+        steps = re.findall(r"^ *step make (\S+)", text, re.MULTILINE)
+        assert steps == ["install", "check", "test", "test-faults", "test-slurm"]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:
@@ -229,7 +230,7 @@ class TestContinuousIntegration:
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         done = subprocess.run([tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert calls(tmp_path) == ["install", "check", "test", *(["test-slurm"] if runs else [])]
+        assert calls(tmp_path) == ["install", "check", "test", "test-faults", *(["test-slurm"] if runs else [])]
         assert ("make test-slurm: left out, it installs Slurm" in done.stdout) is not runs
 
     def test_pre_commit_runs_what_the_environment_has(self) -> None:
