@@ -11,7 +11,7 @@ import pytest
 
 from deltalab.track.journal import State
 from tests.slurm.cluster import Cluster
-from tests.slurm.desk import LONG, TWO_TRIALS, SlurmDesk, Result
+from tests.slurm.desk import LONG, TWO_TRIALS, Result, SlurmDesk
 from tests.slurm.together import together
 
 pytestmark = pytest.mark.slurm
@@ -57,7 +57,7 @@ def test_a_time_limit_interrupts_a_trial_and_what_was_done_is_not_done_again(des
     assert desk.deltalab("cancel", second).returncode == 0
     desk.finish()
     (job,) = desk.jobs()
-    assert [run.state for run in desk.cluster.sacct(job)][0] == "REQUEUED"
+    assert next(run.state for run in desk.cluster.sacct(job)) == "REQUEUED"
     assert desk.shown() == ["completed", "cancelled"]
 
 
