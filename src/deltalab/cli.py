@@ -127,21 +127,19 @@ def retry(
     ] = None,
 ) -> None:
     """Run trials again: failed and lost ones of a study, or those named by id or cell whatever ended them."""
-    from deltalab.dispatch.retry import retry_trials
+    from deltalab.dispatch.retry import Retry, retry_trials
 
-    wanted = trials or [study or _study_or_newest(runs, None)]
-    sys.exit(
-        retry_trials(
-            runs.resolve(),
-            wanted,
-            study,
-            failed,
-            lost,
-            code,
-            launcher or [],
-            ask=_ask_which_code if sys.stdin.isatty() else None,
-        )
+    asked = Retry(
+        runs=runs.resolve(),
+        texts=trials or [study or _study_or_newest(runs, None)],
+        study=study,
+        failed=failed,
+        lost=lost,
+        code=code,
+        launcher=launcher or [],
+        ask=_ask_which_code if sys.stdin.isatty() else None,
     )
+    raise typer.Exit(retry_trials(asked))
 
 
 @app.command()
