@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from deltalab.study import ledger
+from deltalab.track.claim import STALE_SECONDS
 from deltalab.track.journal import State
 from tests.dispatch.launching import (
     LOCAL,
@@ -48,6 +49,14 @@ SPARSE = ("train.log_every=50",)
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
+    yield desk
+    desk.clear()
+
+
+@pytest.fixture
+def editing(tmp_path: Path) -> Iterator[Desk]:
+    """A desk with a checkout of its own, which nobody edits but the test."""
+    desk = Desk(tmp_path, root=copy_checkout(tmp_path / "checkout"))
     yield desk
     desk.clear()
 
@@ -95,6 +104,22 @@ def remove(path: Path) -> None:
     """Delete a folder that others still write into."""
     while path.exists():
         shutil.rmtree(path, ignore_errors=True)
+
+
+def training(desk: Desk) -> str:
+    """A trial that has a checkpoint and runs on."""
+    desk.until(lambda: any(desk.runs.glob("trials/*/checkpoints/step-*")))
+    return next(desk.runs.glob("trials/*/checkpoints/step-*")).parents[1].name
+
+
+@contextlib.contextmanager
+def frozen(processes: list[int]) -> Iterator[None]:
+    """Processes stand still in the block, as those of a suspended machine."""
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
 
 
 class TestDisk:
@@ -149,7 +174,7 @@ class TestDeletedFolders:
     @pytest.mark.parametrize("how", [(), SPARSE], ids=["often journaled", "seldom journaled"])
     def test_of_a_trial_that_runs(self, desk: Desk, undisturbed: Results, how: tuple[str, ...]) -> None:
         process = desk.start(*command(desk, *how))
-        victim = self.training(desk)
+        victim = training(desk)
         remove(folder(desk, victim))
         assert process.wait(PATIENCE) == 0, said(desk)
         assert desk.states() == [State.completed] * 2
@@ -161,27 +186,17 @@ class TestDeletedFolders:
     def test_of_a_trial_that_is_launched_again_before_its_worker_notices(
         self, desk: Desk, undisturbed: Results
     ) -> None:
-        first = desk.start(*command(desk))
-        victim = self.training(desk)
-        workers = desk.workers("submitit.core._submit")
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        remove(folder(desk, victim))
-        second = desk.start(*command(desk), to="second.txt")
-        desk.until(lambda: victim in desk.running())
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
-        assert first.wait(PATIENCE) == second.wait(PATIENCE) == 0, said(desk) + said(desk, "second.txt")
+        launches = [desk.start(*command(desk))]
+        victim = training(desk)
+        with frozen(desk.workers("submitit.core._submit")):
+            remove(folder(desk, victim))
+            launches.append(desk.start(*command(desk), to="second.txt"))
+            desk.until(lambda: victim in desk.running())
+        assert [launch.wait(PATIENCE) for launch in launches] == [0, 0], said(desk) + said(desk, "second.txt")
         (steps,) = executions(folder(desk, victim))
-        assert steps == sorted(set(steps))
+        assert steps == list(range(1, steps[-1] + 1))
         assert states_told(folder(desk, victim)).count(State.completed.value) == 1
         assert_equal(desk, undisturbed)
-
-    @staticmethod
-    def training(desk: Desk) -> str:
-        """A trial that has a checkpoint and runs on."""
-        desk.until(lambda: any(desk.runs.glob("trials/*/checkpoints/step-*")))
-        return next(desk.runs.glob("trials/*/checkpoints/step-*")).parents[1].name
 
 
 class TestLaunches:
@@ -207,6 +222,26 @@ class TestLaunches:
         for trial in desk.trials():
             assert states_told(folder(desk, trial)).count(State.running.value) == 1
 
+    def test_a_worker_that_wakes_up_after_another_took_its_trial_over_leaves_it_alone(
+        self, desk: Desk, undisturbed: Results
+    ) -> None:
+        launches = [desk.start(*command(desk, "hydra.launcher.workers=1"))]
+        victim = training(desk)
+        with frozen(desk.workers("submitit.core._submit")):
+            long_ago = time.time() - 2 * STALE_SECONDS
+            for claim in folder(desk, victim).glob("claim.*"):
+                os.utime(claim, (long_ago, long_ago))
+            launches.append(desk.start(*command(desk), to="second.txt"))
+            desk.until(lambda: len(executions(folder(desk, victim))) == 2 and victim in desk.running())
+        assert [launch.wait(PATIENCE) for launch in launches] == [0, 0], said(desk) + said(desk, "second.txt")
+        before, after = executions(folder(desk, victim))
+        assert before == list(range(1, before[-1] + 1))
+        assert after == list(range(after[0], after[-1] + 1))
+        told = states_told(folder(desk, victim))
+        assert told[-1] == State.completed.value
+        assert set(told[:-1]) == {State.queued.value, State.running.value}
+        assert_equal(desk, undisturbed)
+
     def test_an_unreachable_mlflow_stops_nothing(self, desk: Desk, undisturbed: Results) -> None:
         desk.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
         done = desk.launch(*(part for part in command(desk) if part != QUIET))
@@ -219,45 +254,39 @@ class TestLaunches:
 class TestEditedCode:
     """A checkout that is edited while trials wait."""
 
-    @pytest.fixture
-    def desk(self, tmp_path: Path) -> Iterator[Desk]:
-        desk = Desk(tmp_path, root=copy_checkout(tmp_path / "checkout"))
-        yield desk
-        desk.clear()
-
     @staticmethod
     def edit(desk: Desk, line: str) -> None:
         path = desk.root / "src/deltalab/train/loop.py"
         path.write_text(f"{path.read_text()}\n{line}\n")
 
-    def test_changes_nothing_for_them_and_is_said_later(self, desk: Desk, undisturbed: Results) -> None:
-        process = desk.start(*command(desk, "hydra.launcher.workers=1", "hydra.launcher.trials_per_job=1"))
-        desk.until(lambda: bool(desk.running()))
-        self.edit(desk, "raise RuntimeError('half an edit')")
-        assert process.wait(PATIENCE) == 0, said(desk)
-        assert_equal(desk, undisturbed)
-        again = desk.launch(*command(desk))
+    def test_changes_nothing_for_them_and_is_said_later(self, editing: Desk, undisturbed: Results) -> None:
+        process = editing.start(*command(editing, "hydra.launcher.workers=1", "hydra.launcher.trials_per_job=1"))
+        editing.until(lambda: bool(editing.running()))
+        self.edit(editing, "raise RuntimeError('half an edit')")
+        assert process.wait(PATIENCE) == 0, said(editing)
+        assert_equal(editing, undisturbed)
+        again = editing.launch(*command(editing))
         assert again.returncode == 0
         assert "2 trials ran other code than today's: src/deltalab/train/loop.py changed since" in again.stdout
 
-    def test_makes_retry_ask_which_code(self, desk: Desk, undisturbed: Results) -> None:
-        process = desk.start(*command(desk))
-        desk.until(lambda: recorded(desk))
-        desk.end(process, signal.SIGKILL)
-        for pid in desk.workers():
+    def test_makes_retry_ask_which_code(self, editing: Desk, undisturbed: Results) -> None:
+        process = editing.start(*command(editing))
+        editing.until(lambda: recorded(editing))
+        editing.end(process, signal.SIGKILL)
+        for pid in editing.workers():
             kill(pid)
-        self.edit(desk, "print('this is the edited code')")
-        first, second = desk.trials()
-        asked = desk.deltalab("retry", first)
+        self.edit(editing, "print('this is the edited code')")
+        first, second = editing.trials()
+        asked = editing.deltalab("retry", first)
         assert asked.returncode == 2
         assert re.fullmatch(r"deltalab: .*src/deltalab/train/loop\.py changed.*--code.*\n", asked.stderr)
         for trial, code, edited in ((first, "submitted", False), (second, "current", True)):
-            done = desk.deltalab("retry", trial, "--code", code)
+            done = editing.deltalab("retry", trial, "--code", code)
             assert done.returncode == 0, done.stdout + done.stderr
-            log = desk.deltalab("logs", trial)
+            log = editing.deltalab("logs", trial)
             assert log.returncode == 0, log.stderr
             assert ("this is the edited code" in log.stdout) == edited
-            assert differing(results(desk.runs, [trial]), undisturbed) == []
+            assert differing(results(editing.runs, [trial]), undisturbed) == []
 
 
 class TestSteering:
@@ -269,8 +298,8 @@ class TestSteering:
         shape = ("train=smoke", "train.batch_size=8", "eval.sequences=8", "model.depth=1", "model.mlp_width=16")
         return ("-m", steps, "seed=0", *shape, "hydra.launcher.workers=1", "hydra.launcher.threads=1", QUIET, *more)
 
-    def test_cancel_and_retry(self, desk: Desk, tmp_path: Path) -> None:
-        calm = Desk(tmp_path / "calm")
+    def test_cancel_and_retry(self, editing: Desk) -> None:
+        desk, calm = editing, Desk(editing.folder / "calm", editing.root)
         calm.folder.mkdir()
         process = desk.start(*self.jobs())
         desk.until(lambda: recorded(desk))

@@ -23,7 +23,7 @@ SLURM = (
     "hydra.launcher.gpus_per_trial=0",
     QUIET,
 )
-LONG = ("train.steps=250", "train.checkpoint_every=50", "train.log_every=1")
+LONG = ("train.steps=400", "train.checkpoint_every=50", "train.log_every=1")
 """Trials that take some ten seconds: long enough to be interrupted."""
 TWO_TRIALS = """
 question: does the wide range help?

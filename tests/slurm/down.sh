@@ -15,7 +15,10 @@ stop() { # PIDFILE PROGRAM: a pid that another program has by now is left alone
     pid=$(cat "$1")
     if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ]; then
         kill "$pid" 2>/dev/null
-        for ((i = 0; i < 100; i++)); do gone "$pid" && break || sleep 0.1; done
+        for ((i = 0; i < 100; i++)); do
+            if gone "$pid"; then break; fi
+            sleep 0.1
+        done
         gone "$pid" || kill -9 "$pid"
     fi
     rm -f "$1"
@@ -24,7 +27,10 @@ stop() { # PIDFILE PROGRAM: a pid that another program has by now is left alone
 grep -qF "$MARK" "$SLURM_CONF" 2>/dev/null || { echo "tests/slurm/down.sh: no cluster of up.sh in $D" >&2; exit 1; }
 if timeout 5 scontrol ping 2>/dev/null | grep -q "is UP"; then
     timeout 10 scancel -u root -Q 2>/dev/null
-    for ((i = 0; i < 50; i++)); do [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] && sleep 0.1 || break; done
+    for ((i = 0; i < 50; i++)); do
+        if [ -z "$(timeout 5 squeue -h 2>/dev/null)" ]; then break; fi
+        sleep 0.1
+    done
 fi
 for file in "$D"/run/slurmd.*.pid; do stop "$file" slurmd; done
 stop "$D/run/slurmctld.pid" slurmctld

@@ -88,7 +88,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # a requeued job waits cred_expire + 1 s before it may start again (the default is 120 s, less than 5 is refused)
-AuthInfo=socket=$SOCKET,cred_expire=10
+AuthInfo=socket=$SOCKET,cred_expire=8
 SlurmctldPort=$PORT
 StateSaveLocation=$D/state
 SlurmdSpoolDir=$D/spool/%n
@@ -115,7 +115,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=2,batch_sc
 MinJobAge=900
 MaxArraySize=${SLURM_MAX_ARRAY:-1001}
 # well under cred_expire: a requeued job that starts where its old step still dies drains the node ("Duplicate jobid")
-KillWait=8
+KillWait=5
 CompleteWait=0
 # after this a node without slurmd is DOWN and its jobs are requeued
 SlurmdTimeout=10
