@@ -105,7 +105,9 @@ def cancel(
     parts = [f"{len(done)} cancelled"] if done else []
     parts += [f"{len(asked)} running, asked to checkpoint and stop"] if asked else []
     parts += [f"{ended} had ended already"] if ended else []
-    _console().print(", ".join(parts) + "; deltalab retry runs them again", highlight=False, soft_wrap=True)
+    _console().print(
+        ", ".join(parts) + "; deltalab retry TRIAL, or a cell, runs them again", highlight=False, soft_wrap=True
+    )
     if refused:
         _console().print(
             f"jobs stay in Slurm's queue until they find that out: {refused}", style="yellow", soft_wrap=True
