@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.append(str(failure))
     if options.quick:
         rows = [replace(row, most=None, beats=False) for row in rows]
-    title = f"{machine()['hardware']}; least of {sizes.rounds} rounds"
-    notes = _notes(names, before)
+    title = machine()["hardware"]
+    notes = [f"figures: the least of {sizes.rounds} rounds (pool and 10,000 trials: one)", *_notes(names, before)]
     if options.json:
         figures = [{**asdict(row), "ratio": row.ratio, "missed": row.shortfall()} for row in rows]
         options.json.write_text(json.dumps({"title": title, "notes": notes, "figures": figures}, indent=1))

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import TypeVar
 Answer = TypeVar("Answer")
 HERE = Path(__file__).parent
 FOLDER = Path("/tmp/deltalab-slurm-tests")
-PORT = 27817
+NODES = 7
 MAX_ARRAY = 4
 """Tasks an array may have, so that small studies are split already."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "sbatch")
@@ -58,7 +59,7 @@ class Cluster:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
-        self._settings = {"SLURM_DIR": str(folder), "SLURM_BASE_PORT": str(PORT), "SLURM_NODES": "7"}
+        self._settings = {"SLURM_DIR": str(folder), "SLURM_NODES": str(NODES)}
         self._settings |= {"SLURM_PREEMPT_SIGNAL": "user", "SLURM_GRACE": "6", "SLURM_MAX_ARRAY": str(MAX_ARRAY)}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
@@ -69,6 +70,7 @@ class Cluster:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (self.folder / "slurm.conf").exists():
                 self._script("down.sh", {"SLURM_WIPE": "1"})
+            self._settings["SLURM_BASE_PORT"] = str(_free_ports())
             self._script("up.sh")
             try:
                 yield self
@@ -174,6 +176,16 @@ class Cluster:
             )
         if done.returncode:
             raise RuntimeError(f"{name} failed: {log.read_text().strip().splitlines()[-1]}")
+
+
+def _free_ports() -> int:
+    """The first of some ports in a row on which nobody listens."""
+    for base in range(27817, 32768, 50):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in (base, base + 2, *range(base + 11, base + 11 + NODES)):
+                held.enter_context(socket.socket()).bind(("", port))
+            return base
+    raise RuntimeError("no free ports between 27817 and 32768")
 
 
 def _expanded(names: str) -> list[str]:

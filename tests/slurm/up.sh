@@ -65,6 +65,14 @@ folders() {
     for ((i = 1; i <= NODES; i++)); do mkdir -p "$D/spool/n$i"; done
 }
 
+hosts() { # this machine's name, if nothing else knows it, and the nodes', by which processes of a job find each other
+    local address names
+    grep -qF "$MARK for $D" /etc/hosts && return
+    names=$(seq -f n%g -s ' ' "$NODES")
+    address=$(known "$HOST") || names="$HOST $names"
+    echo "${address:-127.0.0.1} $names $MARK for $D" >>/etc/hosts
+}
+
 known() { getent ahostsv4 "$1" | awk 'NR == 1 {print $1} END {exit NR == 0}'; } # NAME: prints its address
 
 fake_gpus() { # clones of /dev/null; where they cannot be made, a bare count that schedules the same
@@ -145,6 +153,11 @@ PartitionName=high Nodes=n[1-$NODES] DefaultTime=60 PriorityTier=100 PreemptMode
 CONF
 }
 
+free() { # PORT PIDFILE: the port is this daemon's or nobody's
+    alive "$2" || ! (exec 3<>"/dev/tcp/$ADDRESS/$1") 2>/dev/null ||
+        die "port $1 is taken by another program; set SLURM_BASE_PORT"
+}
+
 start_munge() {
     [ -s "$D/munge/key" ] || (umask 077 && head -c 128 /dev/urandom >"$D/munge/key")
     alive "$D/munge/pid" || munged --force --key-file="$D/munge/key" --socket="$SOCKET" --pid-file="$D/munge/pid" \
@@ -184,6 +197,7 @@ StoragePass=slurm
 StorageLoc=accounting
 CommunicationParameters=NoInAddrAny
 CONF
+    free $((PORT + 2)) "$D/run/slurmdbd.pid"
     alive "$D/run/slurmdbd.pid" || MYSQL_UNIX_PORT="$DATABASE" slurmdbd
     await 30 slurmdbd timeout 5 sacctmgr -n -i list cluster
     sacctmgr -n list cluster format=cluster%20 | grep -qw deltalab || sacctmgr -Q -i add cluster deltalab
@@ -203,9 +217,13 @@ start_cluster() { # RESTART: 1 where the configuration changed
         kill "$pid"
         for ((i = 0; i < 200; i++)); do alive "$D/run/slurmctld.pid" && sleep 0.1; done
     fi
+    free "$PORT" "$D/run/slurmctld.pid"
     alive "$D/run/slurmctld.pid" || slurmctld
     await 20 slurmctld sh -c 'scontrol ping | grep -q "is UP"'
-    for ((i = 1; i <= NODES; i++)); do alive "$D/run/slurmd.n$i.pid" || slurmd -N "n$i"; done
+    for ((i = 1; i <= NODES; i++)); do
+        free $((PORT + 10 + i)) "$D/run/slurmd.n$i.pid"
+        alive "$D/run/slurmd.n$i.pid" || slurmd -N "n$i"
+    done
     [ "$1" = 0 ] || scontrol reconfigure
     ready || resume_nodes
     await 30 "$NODES nodes" ready
@@ -226,11 +244,9 @@ case $PREEMPT in user | term) ;; *) die "SLURM_PREEMPT_SIGNAL=$PREEMPT: allowed 
 [ ! -e "$SLURM_CONF" ] || grep -qF "$MARK" "$SLURM_CONF" || die "$SLURM_CONF is another's; it is left as it is"
 folders
 packages
-known "$HOST" >/dev/null || echo "127.0.0.1 $HOST $MARK" >>/etc/hosts
+hosts
 ADDRESS=$(known "$HOST") # daemons listen where their host's name leads
 readonly ADDRESS
-# the processes of a job find each other by their nodes' names
-grep -qF "$MARK for $D" /etc/hosts || echo "$ADDRESS $(seq -f n%g -s ' ' "$NODES") $MARK for $D" >>/etc/hosts
 fake_gpus >"$D/gres.conf"
 slurm_conf >"$D/slurm.conf.new"
 changed=1
