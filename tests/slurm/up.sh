@@ -105,7 +105,7 @@ SlurmdPidFile=$D/run/slurmd.%n.pid
 SlurmctldLogFile=$D/log/slurmctld.log
 SlurmdLogFile=$D/log/slurmd.%n.log
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-# neither cgroups nor anything else of the kernel
+# no cgroups
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -198,7 +198,7 @@ StorageLoc=accounting
 CommunicationParameters=NoInAddrAny
 CONF
     free $((PORT + 2)) "$D/run/slurmdbd.pid"
-    alive "$D/run/slurmdbd.pid" || MYSQL_UNIX_PORT="$DATABASE" slurmdbd
+    alive "$D/run/slurmdbd.pid" || MYSQL_UNIX_PORT="$DATABASE" slurmdbd || die "slurmdbd: $(tail -n 1 "$D/log/slurmdbd.log")"
     await 30 slurmdbd timeout 5 sacctmgr -n -i list cluster
     sacctmgr -n list cluster format=cluster%20 | grep -qw deltalab || sacctmgr -Q -i add cluster deltalab
     sacctmgr -n list qos format=name%20 | grep -qw few ||
@@ -218,11 +218,11 @@ start_cluster() { # RESTART: 1 where the configuration changed
         for ((i = 0; i < 200; i++)); do alive "$D/run/slurmctld.pid" && sleep 0.1; done
     fi
     free "$PORT" "$D/run/slurmctld.pid"
-    alive "$D/run/slurmctld.pid" || slurmctld
+    alive "$D/run/slurmctld.pid" || slurmctld || die "slurmctld: $(tail -n 1 "$D/log/slurmctld.log")"
     await 20 slurmctld sh -c 'scontrol ping | grep -q "is UP"'
     for ((i = 1; i <= NODES; i++)); do
         free $((PORT + 10 + i)) "$D/run/slurmd.n$i.pid"
-        alive "$D/run/slurmd.n$i.pid" || slurmd -N "n$i"
+        alive "$D/run/slurmd.n$i.pid" || slurmd -N "n$i" || die "slurmd n$i: $(tail -n 1 "$D/log/slurmd.n$i.log")"
     done
     [ "$1" = 0 ] || scontrol reconfigure
     ready || resume_nodes
@@ -248,6 +248,7 @@ hosts
 ADDRESS=$(known "$HOST") # daemons listen where their host's name leads
 readonly ADDRESS
 fake_gpus >"$D/gres.conf"
+echo CgroupPlugin=cgroup/v1 >"$D/cgroup.conf" # nothing here uses it; looking for the kernel's kind fails in containers
 slurm_conf >"$D/slurm.conf.new"
 changed=1
 cmp -s "$D/slurm.conf.new" "$SLURM_CONF" && changed=0
