@@ -61,7 +61,8 @@ class Cancelled:
 
     def __init__(self, run_dir: Path) -> None:
         self._marker = run_dir / CANCEL
-        self.asked = False
+        self._name = run_dir.name
+        self.asked = self.lost = False
 
     def look(self) -> bool:
         """Look for the file."""
@@ -69,8 +70,18 @@ class Cancelled:
         return self.asked
 
     def lose(self) -> None:
-        """Ask because the run directory was deleted: what is computed now is nobody's."""
-        self.asked = True
+        """Note that the claim is gone: the run directory was deleted, or another process took the trial over."""
+        self.lost = True
+
+    def __call__(self) -> bool:
+        """Whether to stop; usable where a trainer asks.
+
+        Raises:
+            Busy: the trial is not this process's any more, so nothing more may be written.
+        """
+        if self.lost:
+            raise Busy(f"{self._name}: another process took this trial over, or its run directory was deleted")
+        return self.asked
 
     def done(self) -> None:
         """Take the request away."""
@@ -205,7 +216,7 @@ def run_one(
             raise state
         if state is not None:
             return state
-        return _run(run_dir, device, threads, lambda: cancelled.asked or stop(), world, cancelled)
+        return _run(run_dir, device, threads, lambda: cancelled() or stop(), world, cancelled)
 
 
 def _ended(run_dir: Path, cancelled: Cancelled) -> State | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from deltalab.errors import Busy
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal, State
@@ -68,7 +69,7 @@ def run_trial(
             trainer = Trainer(spec, run_dir, where, journal, world)
             state, details = _outcome(trainer, stop)
         except Exception as error:
-            if not is_full(error):
+            if not is_full(error) and not isinstance(error, Busy):  # Busy: the journal is another process's now
                 cause = world.first_error(error)
                 state = State.failed if cause else State.preempted
                 journal.state(state, error=cause or LOST, traceback=traceback.format_exc())
