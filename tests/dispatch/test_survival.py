@@ -222,6 +222,16 @@ class TestLaunches:
         for trial in desk.trials():
             assert states_told(folder(desk, trial)).count(State.running.value) == 1
 
+    def test_a_killed_worker_is_replaced_at_once(self, desk: Desk) -> None:
+        desk.start(*command(desk, "hydra.launcher.workers=1"))
+        desk.until(lambda: bool(desk.running()))
+        parents = desk.workers("submitit.local._local")
+        for pid in desk.workers("submitit.core._submit"):
+            kill(pid)
+        killed = time.monotonic()
+        desk.until(lambda: bool(set(desk.workers("submitit.local._local")) - set(parents)))
+        assert time.monotonic() - killed < 10
+
     def test_workers_of_a_killed_launcher_and_of_the_next_one_meet_at_the_same_trials(
         self, desk: Desk, undisturbed: Results
     ) -> None:
@@ -241,7 +251,6 @@ class TestLaunches:
             assert states_told(folder(desk, trial)).count(State.completed.value) == 1
         assert_equal(desk, undisturbed)
 
-    @pytest.mark.xfail(reason="a worker frozen for a minute may log some steps before its heart tells it", strict=False)
     def test_a_worker_that_wakes_up_after_another_took_its_trial_over_leaves_it_alone(
         self, desk: Desk, undisturbed: Results
     ) -> None:

@@ -30,8 +30,8 @@ match: parameters
 metrics: {eval/accuracy: max, eval/loss: min}
 """
 ENDLESS_FIRST = """
-question: does it help to train longer?
-baseline: {train.steps: 20}
+question: does it hurt to stop early?
+baseline: {train.steps: 1000000}
 factors: {train.steps: [1000000, 20]}
 seeds: [0]
 overrides: {train: smoke, eval.sequences: 8, model.mlp_width: 16}
@@ -225,7 +225,6 @@ def test_a_run_directory_deleted_meanwhile_is_made_again_by_the_next_launch(desk
     assert set(desk.journals().values()) == {State.completed}
 
 
-@pytest.mark.xfail(reason="failed once in the last full run on a busy machine, cause not found", strict=False)
 @together
 def test_trials_are_cancelled_and_taken_up_again_from_elsewhere(desk: SlurmDesk) -> None:
     desk.submit(desk.study(ENDLESS_FIRST), "hydra.launcher.array_parallelism=1", "train.log_every=1")

@@ -125,6 +125,8 @@ MaxArraySize=${SLURM_MAX_ARRAY:-1001}
 # well under cred_expire: a requeued job that starts where its old step still dies drains the node ("Duplicate jobid")
 KillWait=5
 CompleteWait=0
+# how long commands try to reach a controller that is away
+MessageTimeout=5
 # after this a node without slurmd is DOWN and its jobs are requeued
 SlurmdTimeout=10
 JobRequeue=1

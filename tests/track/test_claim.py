@@ -221,10 +221,22 @@ def test_a_claim_is_given_back_when_the_block_fails(tmp_path: Path) -> None:
 
 
 def test_a_holder_whose_folder_is_deleted_is_told(tmp_path: Path, quick: None) -> None:
-    folder, told = tmp_path / "run", threading.Event()
+    folder = tmp_path / "run"
     folder.mkdir()
-    with claimed(folder, on_loss=told.set):
-        time.sleep(0.1)
-        assert not told.is_set()
+    with claimed(folder) as check:
+        check()
         shutil.rmtree(folder)
-        until(told)
+        with pytest.raises(Busy, match="run: another process took this trial over, or its run directory was deleted"):
+            check()
+
+
+def test_a_holder_whose_trial_another_took_over_is_told_at_its_next_look(tmp_path: Path) -> None:
+    with claimed(tmp_path) as check:
+        (mine,) = tmp_path.glob(f"{claim.PREFIX}*")
+        os.utime(mine, (1, 1))  # as one that was frozen
+        with claimed(tmp_path) as others:
+            with pytest.raises(Busy):
+                check()
+            others()
+        with pytest.raises(Busy):
+            check()

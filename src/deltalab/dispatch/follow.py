@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from deltalab.dispatch.job import LOG, StopSignal, run_one
+from deltalab.dispatch.job import LOG, StopSignal, Worker
 from deltalab.dispatch.local import LocalPool
 from deltalab.dispatch.progress import Followed, Progress
 from deltalab.dispatch.states import Observer
@@ -127,13 +127,13 @@ def run_inline(work: Work, stop: StopSignal) -> None:
 
     Trials that run in another launch are left to it.
     """
-    threads = work.launcher.threads or len(os.sched_getaffinity(0))
+    worker = Worker(work.launcher.device, work.launcher.threads or len(os.sched_getaffinity(0)), stop)
     with Progress(work.console, work.followed()) as progress, _refreshing(progress):
         for folder, _ in work.batches(list(work.pending)):
             if stop():
                 return
             try:
-                run_one(folder, work.launcher.device, threads, stop)
+                worker.run(folder)
             except Busy as busy:
                 work.console.print(str(busy), highlight=False)
             except Exception:

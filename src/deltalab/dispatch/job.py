@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -61,26 +62,11 @@ class Cancelled:
 
     def __init__(self, run_dir: Path) -> None:
         self._marker = run_dir / CANCEL
-        self._name = run_dir.name
-        self.asked = self.lost = False
+        self.asked = False
 
     def look(self) -> bool:
         """Look for the file."""
         self.asked = self._marker.exists()
-        return self.asked
-
-    def lose(self) -> None:
-        """Note that the claim is gone: the run directory was deleted, or another process took the trial over."""
-        self.lost = True
-
-    def __call__(self) -> bool:
-        """Whether to stop; usable where a trainer asks.
-
-        Raises:
-            Busy: the trial is not this process's any more, so nothing more may be written.
-        """
-        if self.lost:
-            raise Busy(f"{self._name}: another process took this trial over, or its run directory was deleted")
         return self.asked
 
     def done(self) -> None:
@@ -114,6 +100,110 @@ def name_ranks() -> None:
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A process that runs trials, or one rank of several that share each of them.
+
+    Attributes:
+        device: where to train.
+        threads: CPU threads for torch.
+        stop: asked before every step.
+        world: the processes that train a trial together, None for this one alone.
+    """
+
+    device: Device
+    threads: int
+    stop: Callable[[], bool]
+    world: "World | None" = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank is the one that claims and writes."""
+        return self.world is None or self.world.main
+
+    def attempt(self, folder: Path, patience: float, failed: dict[Path, Exception | None]) -> bool:
+        """Whether a trial needs no further attempt; an error is noted and the others go on, unless ranks share them."""
+        if self.stop() if self.world is None else self.world.any(self.stop()):
+            return True
+        try:
+            with _output_to(folder / LOG):
+                self._run_logged(folder, patience)
+        except Busy:
+            return False
+        except Exception as error:
+            failed[folder] = error
+            if self.world is not None:
+                raise TrialFailed(f"{folder.name} failed, see {folder / LOG}") from error
+        return True
+
+    def _run_logged(self, run_dir: Path, patience: float) -> None:
+        """``run`` with what happened on standard error."""
+        try:
+            self.run(run_dir, patience)
+        except Busy as busy:
+            print(busy)
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise
+
+    def run(self, run_dir: Path, patience: float = 0.0) -> State:
+        """Claim a trial and run it, unless it has ended. Of several ranks the main one claims.
+
+        Args:
+            run_dir: the run directory.
+            patience: seconds to wait for a claim of another machine that beats.
+
+        Raises:
+            Busy: another live process runs it, or took it over.
+            Exception: whatever made the trial fail.
+        """
+        cancelled = Cancelled(run_dir)
+        with contextlib.ExitStack() as held:
+            state: State | Busy | None = None
+            claim = _unclaimed
+            if self.main:
+                try:
+                    wait = patience if beats_elsewhere(run_dir) else 0.0
+                    claim = held.enter_context(claimed(run_dir, wait, cancelled.look))
+                    state = _ended(run_dir, cancelled)
+                except Busy as busy:
+                    state = busy
+            state = state if self.world is None else self.world.share(state)
+            if isinstance(state, Busy):
+                raise state
+            return self._train(run_dir, claim, cancelled) if state is None else state
+
+    def _train(self, run_dir: Path, claim: Callable[[], None], cancelled: Cancelled) -> State:
+        """Train; note what it took, and why it stopped."""
+        spec = load_spec(run_dir)
+        import torch
+
+        from deltalab.train.distributed import ALONE
+        from deltalab.train.trial import run_trial
+
+        def asked() -> bool:
+            claim()
+            return cancelled.asked or self.stop()
+
+        torch.set_num_threads(self.threads)
+        try:
+            state = run_trial(spec, run_dir, self.device, asked, self.world or ALONE, claim)
+        except Busy as lost:
+            if self.world is None:
+                raise
+            raise TrialFailed(str(lost)) from lost  # the other ranks are in the midst of it
+        if not self.main:
+            return state
+        if state is State.completed:
+            estimates.learn(run_dir.parents[1], spec, run_dir)
+        elif state is State.preempted and cancelled.look():
+            state = State.cancelled
+            Journal(run_dir, claim).state(state)
+        cancelled.done()
+        return state
+
+
 def run_all(folders: list[Path], device: Device, threads: int, stop: StopSignal) -> None:
     """Run trials one after another; those that another process holds are waited for at the end.
 
@@ -123,11 +213,9 @@ def run_all(folders: list[Path], device: Device, threads: int, stop: StopSignal)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     failed: dict[Path, Exception | None] = {}
     with _world(device) as world:
-        waiting = list(folders)
+        worker, waiting = Worker(device, threads, stop, world), list(folders)
         for patience in (0.0, BUSY_SECONDS):
-            waiting = [
-                folder for folder in waiting if not _attempted(folder, device, threads, stop, world, patience, failed)
-            ]
+            waiting = [folder for folder in waiting if not worker.attempt(folder, patience, failed)]
     for folder in folders:
         if folder not in failed and journal.glance(folder).state is State.failed:
             failed[folder] = None  # before this job was requeued
@@ -136,87 +224,8 @@ def run_all(folders: list[Path], device: Device, threads: int, stop: StopSignal)
         raise TrialFailed("; ".join(f"{f.name} failed, see {f / LOG}" for f in failed)) from cause
 
 
-def _attempted(
-    folder: Path,
-    device: Device,
-    threads: int,
-    stop: StopSignal,
-    world: "World | None",
-    patience: float,
-    failed: dict[Path, Exception | None],
-) -> bool:
-    """Whether a trial needs no further attempt; an error is noted and the others go on, unless ranks share them."""
-    if stop() if world is None else world.any(stop()):
-        return True
-    try:
-        with _output_to(folder / LOG):
-            run_logged(folder, device, threads, stop, world, patience)
-    except Busy:
-        return False
-    except Exception as error:
-        failed[folder] = error
-        if world is not None:
-            raise TrialFailed(f"{folder.name} failed, see {folder / LOG}") from error
-    return True
-
-
-def run_logged(
-    run_dir: Path,
-    device: Device,
-    threads: int,
-    stop: StopSignal,
-    world: "World | None" = None,
-    patience: float = 0.0,
-) -> None:
-    """``run_one`` with what happened on standard error."""
-    try:
-        run_one(run_dir, device, threads, stop, world, patience)
-    except Busy as busy:
-        print(busy)
-        raise
-    except Exception:
-        traceback.print_exc()
-        raise
-
-
-def run_one(
-    run_dir: Path,
-    device: Device,
-    threads: int,
-    stop: Callable[[], bool],
-    world: "World | None" = None,
-    patience: float = 0.0,
-) -> State:
-    """Claim a trial and run it, unless it has ended. Of several ranks the main one claims.
-
-    Args:
-        run_dir: the run directory.
-        device: where to train.
-        threads: CPU threads for torch.
-        stop: asked before every step.
-        world: the processes that train it together, None for this one alone.
-        patience: seconds to wait for a claim of another machine that beats.
-
-    Raises:
-        Busy: another live process runs it.
-        Exception: whatever made the trial fail.
-    """
-    cancelled = Cancelled(run_dir)
-    with contextlib.ExitStack() as held:
-        state: State | Busy | None = None
-        if world is None or world.main:
-            try:
-                wait = patience if beats_elsewhere(run_dir) else 0.0
-                held.enter_context(claimed(run_dir, wait, cancelled.look, cancelled.lose))
-                state = _ended(run_dir, cancelled)
-            except Busy as busy:
-                state = busy
-        state = state if world is None else world.share(state)
-        if isinstance(state, Busy):
-            raise state
-        if state is not None:
-            return state
-        return _run(run_dir, device, threads, lambda: cancelled() or stop(), world, cancelled)
+def _unclaimed() -> None:
+    """The check of a rank that holds no claim."""
 
 
 def _ended(run_dir: Path, cancelled: Cancelled) -> State | None:
@@ -230,34 +239,6 @@ def _ended(run_dir: Path, cancelled: Cancelled) -> State | None:
         cancelled.done()
         return State.cancelled
     return None
-
-
-def _run(
-    run_dir: Path,
-    device: Device,
-    threads: int,
-    stop: Callable[[], bool],
-    world: "World | None",
-    cancelled: Cancelled,
-) -> State:
-    """Train; note what it took, and why it stopped."""
-    spec = load_spec(run_dir)
-    import torch
-
-    from deltalab.train.distributed import ALONE
-    from deltalab.train.trial import run_trial
-
-    torch.set_num_threads(threads)
-    state = run_trial(spec, run_dir, device, stop, world or ALONE)
-    if world is not None and not world.main:
-        return state
-    if state is State.completed:
-        estimates.learn(run_dir.parents[1], spec, run_dir)
-    elif state is State.preempted and cancelled.look():
-        state = State.cancelled
-        Journal(run_dir).state(state)
-    cancelled.done()
-    return state
 
 
 @contextlib.contextmanager

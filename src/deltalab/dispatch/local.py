@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import UncompletedJobError
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
@@ -85,12 +84,13 @@ class LocalPool:
     def _collect(self, job: Any) -> None:
         """Reap the worker. Its trials' journals say how they ended; submitit's files stay only if it failed."""
         job._process.wait()
-        with contextlib.suppress(UncompletedJobError):  # killed: its files tell more
-            if all(part.exception() is None for part in job._sub_jobs or [job]):
-                for part in job._sub_jobs or [job]:
-                    paths = part.paths
-                    for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
-                        path.unlink(missing_ok=True)
+        parts = job._sub_jobs or [job]
+        if not all(part.paths.result_pickle.exists() for part in parts):
+            return  # killed: its files tell more, and asking submitit would wait for a result that never comes
+        if all(part.exception() is None for part in parts):
+            for paths in (part.paths for part in parts):
+                for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
+                    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

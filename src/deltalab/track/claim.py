@@ -47,8 +47,7 @@ def claimed(
     run_dir: Path,
     patience: float = 0.0,
     each_beat: Callable[[], object] = lambda: None,
-    on_loss: Callable[[], object] = lambda: None,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Hold the claim, beating, while the block runs.
 
     Args:
@@ -56,7 +55,10 @@ def claimed(
         patience: seconds to wait for a claim that beats. Longer than ``STALE_SECONDS`` outlives a holder that died on
             another machine.
         each_beat: called at every heartbeat, from another thread.
-        on_loss: called there when the claim is gone: somebody deleted the folder.
+
+    Yields:
+        A check to make before anything is written, in microseconds: it raises ``Busy`` when the claim is lost, because
+        this process stood still for so long that another took over, or because the folder was deleted.
 
     Raises:
         Busy: another live process holds it, or took it at the same moment.
@@ -64,10 +66,10 @@ def claimed(
     path = _take_in_time(run_dir, patience)
     file = os.open(path, os.O_RDONLY)  # the claim itself, whatever comes to lie at its path
     stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(file, stop, each_beat, on_loss), daemon=True)
+    heart = threading.Thread(target=_beat, args=(file, stop, each_beat), daemon=True)
     heart.start()
     try:
-        yield
+        yield functools.partial(_check, file, run_dir)
     finally:
         stop.set()
         heart.join()
@@ -135,15 +137,17 @@ def _owner(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _beat(file: int, stop: threading.Event, each_beat: Callable[[], object], on_loss: Callable[[], object]) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        if _deleted(file):
-            on_loss()
-            return
+def _beat(file: int, stop: threading.Event, each_beat: Callable[[], object]) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS) and not _deleted(file):
         with contextlib.suppress(OSError):  # the file system hiccups
             os.utime(file)
         with contextlib.suppress(OSError):
             each_beat()
+
+
+def _check(file: int, run_dir: Path) -> None:
+    if _deleted(file):
+        raise Busy(f"{run_dir.name}: another process took this trial over, or its run directory was deleted")
 
 
 def _deleted(file: int) -> bool:

@@ -23,7 +23,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -89,9 +89,14 @@ class Journal:
     """Appends to a run directory's journal. One writer at a time (the holder of the claim).
 
     A journal that is deleted meanwhile is not begun anew without its first lines: appending raises FileNotFoundError.
+
+    Args:
+        run_dir: made where it is not there.
+        claim: the check of the writer's claim (``track.claim.claimed`` yields it), made before every line.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, claim: Callable[[], None] = lambda: None) -> None:
+        self._claim = claim
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / FILE
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -99,11 +104,13 @@ class Journal:
         self._mend_torn_line()
 
     def check(self) -> None:
-        """Make sure that this is still the run directory's journal.
+        """Make sure that this is still the run directory's journal, and the run directory still ours.
 
         Raises:
+            Busy: the claim is lost.
             FileNotFoundError: it was deleted; one that another process began there since is not ours.
         """
+        self._claim()
         if os.fstat(self._file).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "the run directory was deleted while its trial ran", str(self._path))
 

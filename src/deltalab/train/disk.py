@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,8 +20,8 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def resumable_when_full(run_dir: Path, writes: bool) -> Iterator[None]:
-    """Make a full disk inside the block a preemption: journaled, if ``writes`` and if a line still fits.
+def resumable_when_full(run_dir: Path, writes: bool, claim: Callable[[], None]) -> Iterator[None]:
+    """Make a full disk inside the block a preemption: journaled, if ``writes`` and a line still fits.
 
     Where it does not, the trial stays ``running`` and is lost once its claim is dead, which resumes it too.
 
@@ -36,5 +36,5 @@ def resumable_when_full(run_dir: Path, writes: bool) -> Iterator[None]:
         text = f"no space left for {run_dir}: {error}; the trial continues from its checkpoint once there is room"
         if writes:
             with contextlib.suppress(OSError):
-                Journal(run_dir).state(State.preempted, error=text)  # a new one: it ends a line cut short
+                Journal(run_dir, claim).state(State.preempted, error=text)  # a new one: it ends a line cut short
         raise DiskFull(text) from error

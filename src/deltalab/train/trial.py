@@ -39,6 +39,7 @@ def run_trial(
     device: Device = Device.auto,
     stop: Callable[[], bool] = lambda: False,
     world: World = ALONE,
+    claim: Callable[[], None] = lambda: None,
 ) -> State:
     """Train and evaluate a trial, resuming from its newest checkpoint. Every rank of the world calls it.
 
@@ -48,18 +49,20 @@ def run_trial(
         device: auto takes a GPU where there is one.
         stop: asked before every step on every rank; True on one ends the run on all after a checkpoint.
         world: the processes that train it together. After an exception this process leaves them.
+        claim: the check of the claim, made before anything is written.
 
     Returns:
         ``completed``, ``diverged`` or ``preempted``, the same on every rank.
 
     Raises:
         UsageError: ``device=cuda`` without a GPU, or a batch that does not divide among the ranks.
+        Busy: the claim is lost; nothing was written since.
         DiskFull: there is no room for the run directory's files; the trial can be resumed.
         Exception: whatever failed, after the journal says so. Where a rank was killed, the others' is that they lost
             it: the trial can be resumed, as one process that was killed can.
     """
-    with resumable_when_full(run_dir, writes=world.main):
-        journal = Journal(run_dir) if world.main else Unwritten()
+    with resumable_when_full(run_dir, world.main, claim):
+        journal = Journal(run_dir, claim) if world.main else Unwritten()
         ranks = {"world": world.size} if world.size > 1 else {}
         try:
             where = pick_device(device)
