@@ -61,6 +61,22 @@ def test_a_trial_that_a_local_launch_queued_waits_as_long_as_that_launch_lives(r
     assert ledger.state_of(runs, A) is State.planned
 
 
+def test_a_job_that_was_only_announced_when_slurm_was_asked_is_asked_about_again(
+    runs: Path, slurm: SlurmPrograms
+) -> None:
+    submission = queued(runs, [[A]], [("", 0, 1)])
+    observer = Observer(runs)
+    slurm.says("squeue", [])
+    slurm.says("sacct", [])
+    with claimed(submissions.folder_of(runs, submission.token)):  # by the launch that is about to call sbatch
+        assert observer.states([A]) == {A: State.queued}
+        assert observer.states([A]) == {A: State.queued}
+        assert len(slurm.calls("squeue")) == 1
+    slurm.says("squeue", rows(submission, {0: ("PENDING", "Priority")}))
+    assert observer.states([A]) == {A: State.queued}
+    assert len(slurm.calls("squeue")) == 2
+
+
 def test_a_running_trial_is_lost_with_its_process(runs: Path) -> None:
     ran(runs, A, State.running)
     with claimed(ledger.trial_dir(runs, A)):

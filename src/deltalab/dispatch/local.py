@@ -70,7 +70,7 @@ class LocalPool:
                 job._process.send_signal(signal.SIGTERM)
 
     def _start(self, slot: int) -> Any:
-        fair = max(1, len(self._queue) // (2 * self.workers))  # smaller batches towards the end, so that none waits
+        fair = max(1, len(self._queue) // self.workers)  # smaller batches towards the end, so that none waits
         first, code = self._queue.popleft()
         batch = [str(first)]
         while self._queue and len(batch) < min(self._per_job, fair) and self._queue[0][1] == code:

@@ -77,6 +77,10 @@ class Scheduler:
         self._moment = float("-inf")
         self._answer = Answer()
 
+    def forget(self) -> None:
+        """Let the next question be put to Slurm, however soon it comes."""
+        self._moment = float("-inf")
+
     def ask(self, arrays: Mapping[str, int]) -> Answer:
         """Where the tasks of arrays are.
 

@@ -31,6 +31,7 @@ class Observer:
         self.scheduler = Scheduler()
         self.jobs: dict[str, Task] = {}
         self.error = ""
+        self._submitting: set[str] = set()
 
     def records(self, trials: Iterable[str]) -> dict[str, Record]:
         """Trial id → record. ``queued`` means that it will run or is starting, by itself, in whatever process.
@@ -65,6 +66,10 @@ class Observer:
             if submission is None or submission.on_slurm:
                 given[token] = submission
         arrays = {s.job_name(j["offset"]): j["count"] for s in given.values() if s for j in s.jobs}
+        submitting = {token for token in given if alive(submissions.folder_of(self.runs, token))}
+        if self._submitting - submitting:
+            self.scheduler.forget()  # the last answer is of a time when these jobs were only announced
+        self._submitting = submitting
         answer = self.scheduler.ask(arrays)
         self.error = answer.error
         spots = {token: self._spots(submission, answer) for token, submission in given.items() if submission}
@@ -80,7 +85,7 @@ class Observer:
         """Trial id → its task in Slurm."""
         folder = submissions.folder_of(self.runs, submission.token)
         unsure = Task(Place.unknown)
-        missing = unsure if alive(folder) else GONE  # a launch that submits has not come to it yet
+        missing = unsure if submission.token in self._submitting else GONE  # a launch has not come to it yet
         spots = dict.fromkeys((trial for trials in submission.tasks for trial in trials), missing)
         for job in submission.jobs:
             name, offset = submission.job_name(job["offset"]), job["offset"]
