@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm check bench bench-orchestration dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-gpu check bench bench-orchestration dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -39,6 +39,9 @@ test-faults: install ## Run the tests that kill workers and launchers, fill disk
 
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
+
+test-gpu: install ## Run the tests that need a CUDA GPU
+	$(BIN)/python -m pytest -rs -m gpu tests $(ARGS)
 
 check: install ## Lint, formatting, types, import contracts
 	$(BIN)/ruff check .

@@ -101,8 +101,8 @@ class TestHere:
         found = checks(done)
         assert found["GPU"]["verdict"] == "note"
         assert "trials run on the CPU" in found["GPU"]["mend"]
-        assert "plain torch" in found["recurrence"]["found"]
-        assert "on cpu" in found["recurrence"]["found"]
+        assert "the chunk form" in found["recurrence"]["found"]
+        assert "runs on cpu" in found["recurrence"]["found"]
 
     @pytest.mark.usefixtures("done")
     def test_it_leaves_nothing_behind(self, home: Desk) -> None:
@@ -140,7 +140,7 @@ def test_a_gpu_is_named_and_a_triton_kernel_runs_on_it(desk: Desk) -> None:
     found = checks(desk.deltalab("doctor", "--json"))
     assert gpus()[0] in found["GPU"]["found"]
     assert "ran it on the GPU" in found["Triton"]["found"]
-    assert "on cuda" in found["recurrence"]["found"]
+    assert "the triton form" in found["recurrence"]["found"]
     assert {found[name]["verdict"] for name in ("GPU", "torch", "Triton", "recurrence")} == {"ok"}
 
 

@@ -138,9 +138,9 @@ def run(form: Form, case: Case, /, **options: Any) -> dict[str, Tensor]:
 
 
 def cotangent(x: Tensor, seed: int) -> Tensor:
-    """The same numbers for the same shape, whatever the dtype."""
+    """The same numbers for the same shape, whatever the dtype and device."""
     random = torch.Generator().manual_seed(1000 + seed)
-    return torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.dtype)
+    return torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.device, x.dtype)
 
 
 def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], bound: float) -> None:

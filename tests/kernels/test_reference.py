@@ -101,7 +101,7 @@ def test_dispatch_picks_by_name():
     wanted = run(reference.gated_delta_rule, case)
     for form in (None, "chunk", "reference"):
         torch.testing.assert_close(run(gated_delta_rule, case, form=form), wanted)
-    with pytest.raises(ValueError, match="form: 'quick'; must be one of chunk, reference"):
+    with pytest.raises(ValueError, match="form: 'quick'; must be one of triton, chunk, reference, fla"):
         run(gated_delta_rule, case, form="quick")
     with pytest.raises(ValueError, match="chunk_size: 48; must be a power of two"):
         run(chunk.gated_delta_rule, case, chunk_size=48)

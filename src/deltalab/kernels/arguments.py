@@ -56,6 +56,38 @@ def check_arguments(
     Raises:
         ValueError: a shape or a boundary does not fit; the message names the argument, its shape and what is allowed.
     """
+    check_shapes(q, k, v, g, b, w, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    dtype = compute_dtype(q, k, v)
+    return Arguments(
+        q=q.to(dtype),
+        k=k.to(dtype),
+        v=v.to(dtype),
+        g=_gate(g, dtype),
+        b=_gate(b, dtype),
+        w=_gate(w, dtype),
+        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
+        initial_state=None if initial_state is None else initial_state.to(dtype),
+        bounds=None if cu_seqlens is None else check_bounds(tuple(cu_seqlens.tolist()), q.shape[1]),
+        out_dtype=v.dtype,
+    )
+
+
+def check_shapes(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None,
+    b: Tensor | None,
+    w: Tensor | None,
+    *,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:
+    """Refuse arguments that do not fit each other; what is in ``cu_seqlens`` is not looked at.
+
+    Raises:
+        ValueError: a shape does not fit.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4 or 0 in x.shape:
             raise ValueError(f"{name}: shape {list(x.shape)}; must be 4 axes [batch, time, heads, width], none empty")
@@ -65,26 +97,14 @@ def check_arguments(
     if v.shape[:2] != q.shape[:2] or value_heads % heads:
         fitting = f"[{batch}, {time}, a multiple of {heads}, V]"
         raise ValueError(f"v: shape {list(v.shape)}; must be {fitting} to go with q {list(q.shape)}")
-    bounds = None if cu_seqlens is None else _bounds(cu_seqlens, batch, time)
-    sequences = batch if bounds is None else len(bounds) - 1
+    if cu_seqlens is not None:
+        _check_packing(cu_seqlens, batch)
+    sequences = batch if cu_seqlens is None else len(cu_seqlens) - 1
     for name, gate, full in (("g", g, q.shape), ("b", b, q.shape), ("w", w, v.shape)):
         if gate is not None:
             _expect(name, gate, (full[:3], full))
     if initial_state is not None:
         _expect("initial_state", initial_state, (torch.Size((sequences, value_heads, width, value_width)),))
-    dtype = compute_dtype(q, k, v)
-    return Arguments(
-        q=q.to(dtype),
-        k=k.to(dtype),
-        v=v.to(dtype),
-        g=_gate(g, dtype),
-        b=_gate(b, dtype),
-        w=_gate(w, dtype),
-        scale=width**-0.5 if scale is None else float(scale),
-        initial_state=None if initial_state is None else initial_state.to(dtype),
-        bounds=bounds,
-        out_dtype=v.dtype,
-    )
 
 
 def compute_dtype(*inputs: Tensor) -> torch.dtype:
@@ -117,13 +137,20 @@ def _expect(name: str, x: Tensor, allowed: tuple[torch.Size, ...]) -> None:
         raise ValueError(f"{name}: shape {list(x.shape)}; must be {' or '.join(str(list(s)) for s in allowed)}")
 
 
-def _bounds(cu_seqlens: Tensor, batch: int, time: int) -> tuple[int, ...]:
+def check_bounds(bounds: tuple[int, ...], time: int) -> tuple[int, ...]:
+    """The boundaries of packed sequences, as they are.
+
+    Raises:
+        ValueError: they do not rise from 0 to T.
+    """
+    if bounds[0] != 0 or bounds[-1] != time or any(a >= b for a, b in itertools.pairwise(bounds)):
+        raise ValueError(f"cu_seqlens: {list(bounds)}; must rise strictly from 0 to T = {time}")
+    return bounds
+
+
+def _check_packing(cu_seqlens: Tensor, batch: int) -> None:
     if batch != 1:
         raise ValueError(f"cu_seqlens: batch is {batch}; packed sequences need a batch of 1")
     if cu_seqlens.dim() != 1 or cu_seqlens.is_floating_point() or len(cu_seqlens) < 2:
         found = f"{cu_seqlens.dtype} of shape {list(cu_seqlens.shape)}"
         raise ValueError(f"cu_seqlens: {found}; must be at least two integers on one axis")
-    bounds = tuple(cu_seqlens.tolist())
-    if bounds[0] != 0 or bounds[-1] != time or any(a >= b for a, b in itertools.pairwise(bounds)):
-        raise ValueError(f"cu_seqlens: {list(bounds)}; must rise strictly from 0 to T = {time}")
-    return bounds

@@ -1,18 +1,22 @@
-"""Which form of the gated delta rule runs: ``chunk`` unless a form is named.
+"""Which form of the gated delta rule runs, and why.
 
-``chunk`` is the fast exact form of every variant (dense products over chunks, written backward);
-``reference`` is the definition, token by token, for tests and for reading.
+``triton`` are the kernels of this project, for a GPU; ``chunk`` is the fast exact form in plain torch, for everything
+else; ``reference`` is the definition, token by token, for tests and for reading; ``fla`` is flash-linear-attention's
+form of the variants it has (an optional package), to compare with.
 """
 
-from typing import Literal
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from deltalab.kernels import chunk, reference
 
-Form = Literal["chunk", "reference"]
-
-_FORMS = {"chunk": chunk.gated_delta_rule, "reference": reference.gated_delta_rule}
+Form = Literal["triton", "chunk", "reference", "fla"]
+FORMS = ("triton", "chunk", "reference", "fla")
+Result = tuple[Tensor, Tensor | None]
 
 
 def gated_delta_rule(
@@ -28,16 +32,15 @@ def gated_delta_rule(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
     form: Form | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> Result:
     """Run the form named, or the fastest there is; arguments and results as ``reference.gated_delta_rule``.
 
     Raises:
-        ValueError: an unknown form, or a shape that does not fit.
+        ValueError: an unknown form, one that cannot do this problem, or a shape that does not fit.
     """
-    run = _FORMS.get(form or "chunk")
-    if run is None:
-        raise ValueError(f"form: {form!r}; must be one of {', '.join(_FORMS)}")
-    return run(
+    if form is None:
+        form, _ = choose(q, v)
+    return _form(form)(
         q,
         k,
         v,
@@ -49,3 +52,65 @@ def gated_delta_rule(
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
     )
+
+
+def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:
+    """The form for a problem, and why it is this one."""
+    if q.device.type != "cuda":
+        return "chunk", f"the Triton kernels need a GPU, this runs on {q.device.type}"
+    if not has_triton():
+        return "chunk", "Triton is not installed"
+    if torch.cuda.get_device_capability(q.device) < (8, 0):
+        return "chunk", f"{torch.cuda.get_device_name(q.device)} is older than the Triton kernels take (sm_80)"
+    from deltalab.kernels.triton.api import unfit
+
+    if reason := unfit(q, v):
+        return "chunk", reason
+    return "triton", f"a GPU, {v.dtype}, K = {q.shape[-1]} and V = {v.shape[-1]}"
+
+
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _form(form: str) -> Callable[..., Result]:
+    if form == "chunk":
+        return chunk.gated_delta_rule
+    if form == "reference":
+        return reference.gated_delta_rule
+    if form == "triton":
+        if not has_triton():
+            raise ValueError(
+                "form: 'triton'; Triton is not installed (pip install triton); allowed is chunk, reference"
+            )
+        from deltalab.kernels.triton.api import gated_delta_rule as run
+
+        return run
+    if form == "fla":
+        return _flash_linear_attention
+    raise ValueError(f"form: {form!r}; must be one of {', '.join(FORMS)}")
+
+
+def _flash_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None, **options: Any
+) -> Result:
+    if importlib.util.find_spec("fla") is None:
+        raise ValueError("form: 'fla'; flash-linear-attention is not installed (pip install 'deltalab[fla]')")
+    from fla.ops.delta_rule import chunk_delta_rule  # pyright: ignore[reportMissingImports]
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
+    from fla.ops.gdn2 import chunk_gdn2  # pyright: ignore[reportMissingImports]
+    from fla.ops.kda import chunk_kda  # pyright: ignore[reportMissingImports]
+
+    kinds = tuple("none" if x is None else "scalar" if x.dim() == 3 else "channel" for x in (g, b, w))
+    tied = b is w
+    if kinds == ("channel", "channel", "channel"):
+        return chunk_gdn2(q, k, v, g, b, w, **options)
+    if tied and kinds == ("channel", "scalar", "scalar"):
+        return chunk_kda(q, k, v, g, b, **options)
+    if tied and kinds == ("scalar", "scalar", "scalar"):
+        return chunk_gated_delta_rule(q, k, v, g, b, **options)
+    if tied and kinds == ("none", "scalar", "scalar"):
+        return chunk_delta_rule(q, k, v, b, **options)
+    found = f"decay {kinds[0]}, erase {kinds[1]}, write {kinds[2]}{', tied' if tied else ''}"
+    raise ValueError(f"form: 'fla'; it has no variant with {found}; allowed is triton, chunk, reference")

@@ -4,7 +4,6 @@ Run by ``deltalab doctor`` in a process of its own, with a time limit; each find
 """
 
 import json
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,8 @@ def recurrence() -> dict[str, Any]:
     fast = dispatch.gated_delta_rule(q, k, v, b=b)[0]
     exact = dispatch.gated_delta_rule(q, k, v, b=b, form="reference")[0]
     off = ((fast - exact).norm() / exact.norm()).item()
-    return {"forms": typing.get_args(dispatch.Form), "device": device, "off": off}
+    form, why = dispatch.choose(q, v)
+    return {"form": form, "why": why, "device": device, "off": off}
 
 
 def main() -> None:

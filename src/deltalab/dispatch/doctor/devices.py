@@ -82,7 +82,7 @@ def _triton(facts: dict, gpu: bool) -> Check:
 def _recurrence(facts: dict) -> Check:
     if "error" in facts:
         return Check("recurrence", Verdict.broken, f"fails: {facts['error']}", INSTALL)
-    said = f"the chunk form in plain torch, as no form is named ({', '.join(facts['forms'])}); on {facts['device']}"
+    said = f"the {facts['form']} form ({facts['why']});"
     if facts["off"] < 1e-3:
         return Check("recurrence", Verdict.ok, f"{said} it agrees with the reference to {facts['off']:.0e}")
     mend = "this torch computes wrongly here: another version, or another machine"

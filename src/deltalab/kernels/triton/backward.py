@@ -1,0 +1,71 @@
+"""B1, the reverse pass over the state: one program per sequence, value head and block of value channels.
+
+    dR = Pᵀ dO + Kt D;   dX = Tᵀ dR;   D ← Qγᵀ dO + Diag(γ_C) D − Eᵀ dX
+
+D is the cotangent of the state at a chunk's end; dX and D are kept for the gradients that remain.
+"""
+
+import triton
+import triton.language as tl
+
+from deltalab.kernels.triton.forward import decayed, load_factor, load_square, scaled
+from deltalab.kernels.triton.inputs import store_rows
+from deltalab.kernels.triton.parts import dot
+
+
+@triton.jit
+def state_backward(
+    q, k, do, factors, T, P, end, dfinal, sequences, tiles, dX, D, dinitial,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr,
+    GIVEN: tl.constexpr, FINAL: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Args:
+    do: [tokens, HV, V].
+    factors, T, P, end, sequences, tiles: as in ``state_forward``.
+    dfinal (FINAL), dinitial (GIVEN): cotangents of states [N, HV, K, V].
+    dX: [tokens, HV, V].
+    D: [chunks, HV, K, V] at the chunks' ends.
+    """
+    blocks = tl.cdiv(V, BV)
+    block = tl.program_id(0) % blocks
+    head = (tl.program_id(0) // blocks) % HV
+    n = tl.program_id(0) // blocks // HV
+    count = tl.num_programs(0) // blocks // HV
+    key_head = head // (HV // H)
+    first = block * BV
+    rows = tl.arange(0, C)
+    channels = tl.arange(0, BK)
+    values = first + tl.arange(0, BV)
+    inside = (channels < K)[:, None] & (values < V)[None, :]
+    own = channels[:, None] * V + values[None, :]
+
+    start = tl.load(sequences + n).to(tl.int64)
+    stop = tl.load(sequences + n + 1).to(tl.int64)
+    chunk = tl.load(sequences + count + 1 + n + 1).to(tl.int64)
+    S = tl.zeros([BK, BV], tl.float32)
+    if FINAL:
+        S += tl.load(dfinal + (n * HV + head).to(tl.int64) * K * V + own, mask=inside, other=0.0).to(tl.float32)
+    for back in range(0, stop - start, C):
+        chunk -= 1
+        begin = start + (tl.cdiv(stop - start, C) - 1) * C - back
+        tokens = begin + rows
+        real = tokens < stop
+        tile = chunk * H + key_head
+        tl.store(D + (chunk * HV + head) * K * V + own, S.to(D.dtype.element_ty), mask=inside)
+        place = (tokens[:, None] * HV + head) * V + values[None, :]
+        dO = tl.load(do + place, mask=real[:, None] & (values < V)[None, :], other=0.0).to(OP)
+        Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+        G = scaled(dot(Kt, S.to(OP), PRECISION), scales, ROWS)
+        G += dot(tl.trans(load_square(P, tile, C)), dO, PRECISION)
+        Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+        S = decayed(S, end, tile, BK, DECAY)
+        S += dot(tl.trans(Qg), scaled(dO.to(tl.float32), scales, ROWS).to(OP), PRECISION)
+        if ERASE > 0:
+            G = dot(tl.trans(load_square(T, tile, C)), G.to(OP), PRECISION)
+            E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+            S -= dot(tl.trans(E), scaled(G, scales, ROWS).to(OP), PRECISION)
+        store_rows(dX, G, tokens, real, head, HV, V, BV, first)
+    if GIVEN:
+        tl.store(dinitial + (n * HV + head).to(tl.int64) * K * V + own, S, mask=inside)

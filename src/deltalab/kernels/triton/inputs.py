@@ -1,0 +1,129 @@
+"""Device functions that read a chunk's inputs, with norm and gate activations applied where the call asks for it.
+
+Masks: ``real`` are the tokens within the sequence, the others read as zero and do nothing.
+"""
+
+import triton
+import triton.language as tl
+
+from deltalab.kernels.triton.parts import LOG2E, NORM_EPS, sigmoid, softplus
+
+
+@triton.jit
+def load_rows(x, tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, first):
+    """Rows [C, BD] of x [tokens, HEADS, D] in fp32, from channel ``first`` on."""
+    channels = first + tl.arange(0, BD)
+    place = (tokens[:, None] * HEADS + head) * D + channels[None, :]
+    return tl.load(x + place, mask=real[:, None] & (channels < D)[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_rows(x, value, tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, first):
+    """The reverse of ``load_rows``."""
+    channels = first + tl.arange(0, BD)
+    place = (tokens[:, None] * HEADS + head) * D + channels[None, :]
+    tl.store(x + place, value.to(x.dtype.element_ty), mask=real[:, None] & (channels < D)[None, :])
+
+
+@triton.jit
+def load_scalars(x, tokens, real, head, HEADS: tl.constexpr):
+    """One value per token [C] of x [tokens, HEADS] in fp32."""
+    return tl.load(x + tokens * HEADS + head, mask=real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def chunk_of(spans, tile, tiles, H: tl.constexpr, C: tl.constexpr):
+    """Of a tile, a chunk of a key head: its tokens [C], which of them are real, and its head."""
+    chunk = tile // H
+    tokens = tl.load(spans + chunk).to(tl.int64) + tl.arange(0, C)
+    return tokens, tokens < tl.load(spans + tiles // H + chunk), tile % H
+
+
+@triton.jit
+def norms(q, k, tokens, real, head, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
+          NORM: tl.constexpr):  # fmt: skip
+    """1 / |q| and 1 / |k| of each row [C], or ones."""
+    qq = tl.zeros([tokens.shape[0]], tl.float32)
+    kk = tl.zeros([tokens.shape[0]], tl.float32)
+    if NORM:
+        for first in range(0, BK, KB):
+            q_ = load_rows(q, tokens, real, head, H, K, KB, first)
+            k_ = load_rows(k, tokens, real, head, H, K, KB, first)
+            qq += tl.sum(q_ * q_, 1)
+            kk += tl.sum(k_ * k_, 1)
+        return tl.rsqrt(qq + NORM_EPS), tl.rsqrt(kk + NORM_EPS)
+    return qq + 1.0, kk + 1.0
+
+
+@triton.jit
+def log_decay(raw, rate, real, SOFTPLUS: tl.constexpr):
+    """Log-decay to base 2: raw itself, or −rate · softplus(raw), zero where nothing is real."""
+    if SOFTPLUS:
+        return tl.where(real, -rate * LOG2E * softplus(raw), 0.0)
+    return raw * LOG2E
+
+
+@triton.jit
+def gate(raw, RANGE: tl.constexpr):
+    """RANGE · sigmoid(raw), or raw where RANGE is 0."""
+    if RANGE == 0:
+        return raw
+    return RANGE * sigmoid(raw)
+
+
+@triton.jit
+def gate_grad(grad, value, RANGE: tl.constexpr):
+    """The cotangent of a gate's raw value from that of its value."""
+    if RANGE == 0:
+        return grad
+    return grad * value * (1.0 - value / RANGE)
+
+
+@triton.jit
+def load_erase(b, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
+               ERASE: tl.constexpr, RANGE: tl.constexpr):  # fmt: skip
+    """The erase gate of a block of channels, [C, KB] or [C, 1]; zero without one."""
+    if ERASE == 2:
+        return gate(load_rows(b, tokens, real, head, H, K, KB, first), RANGE)
+    elif ERASE == 1:  # noqa: RET505, Triton needs one branch
+        return gate(load_scalars(b, tokens, real, head, H), RANGE)[:, None]
+    else:
+        return tl.zeros([tokens.shape[0], 1], tl.float32)
+
+
+@triton.jit
+def load_channel_decay(g, a, delta, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
+                       SOFTPLUS: tl.constexpr):  # fmt: skip
+    """Log-decay to base 2 of a block of channels [C, KB]; of its activation the rate exp a and raw + δ."""
+    channels = first + tl.arange(0, KB)
+    raw = load_rows(g, tokens, real, head, H, K, KB, first)
+    rate = 1.0
+    if SOFTPLUS:
+        rate = tl.exp(tl.load(a + head).to(tl.float32))
+        raw += tl.load(delta + head * K + channels, mask=channels < K, other=0.0).to(tl.float32)[None, :]
+    return log_decay(raw, rate, real[:, None] & (channels < K)[None, :], SOFTPLUS), rate, raw
+
+
+@triton.jit
+def head_decay(g, a, delta, tokens, real, head, H: tl.constexpr, C: tl.constexpr, DECAY: tl.constexpr,
+               SOFTPLUS: tl.constexpr):  # fmt: skip
+    """Of a decay of one value per head: γ, γ_C/γ, G [C], G_C, log-decay, rate exp a, raw + δ. Else ones, zeros."""
+    raw = tl.zeros([C], tl.float32)
+    rate = 1.0
+    decay = raw
+    if DECAY == 1:
+        raw = load_scalars(g, tokens, real, head, H)
+        if SOFTPLUS:
+            rate = tl.exp(tl.load(a + head).to(tl.float32))
+            raw += tl.load(delta + head).to(tl.float32)
+        decay = log_decay(raw, rate, real, SOFTPLUS)
+    G = tl.cumsum(decay, 0)
+    last = tl.sum(decay, 0)
+    return tl.exp2(G), tl.exp2(last - G), G, last, decay, rate, raw
+
+
+@triton.jit
+def pair_decay(G, C: tl.constexpr):
+    """exp2(G_i − G_j) for i ≥ j [C, C], ones above."""
+    rows = tl.arange(0, C)
+    return tl.exp2(tl.where(rows[:, None] >= rows[None, :], G[:, None] - G[None, :], 0.0))

@@ -1,0 +1,135 @@
+"""How a call runs: widths, chunk length, operand dtype and launch configuration, from shapes and dtypes alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+INTERPRETED = knobs.runtime.interpret
+"""Kernels run in Triton's interpreter, on CPU tensors; there a product of bf16 operands comes out wrong."""
+
+
+NARROWEST = 64
+"""Least width of a block: on Hopper, Triton 3.6 to 3.8 read shared memory out of bounds in products of blocks of 32
+bf16 (triton-lang/triton issues 10486 and 11366)."""
+CONFIGS: dict[str, dict[str, int]] = {
+    "prologue": {"KB": 64, "num_warps": 4, "num_stages": 1},
+    "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
+    "forward": {"num_warps": 4, "num_stages": 2},
+    "backward": {"num_warps": 4, "num_stages": 2},
+    "gradients": {"KB": 64, "num_warps": 8, "num_stages": 3},
+    "steep gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
+}
+"""Key channels in a block, warps, and stages of the software pipeline where shared memory has room for them."""
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take."""
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Constants of one call's kernels.
+
+    Attributes:
+        heads, value_heads, width, values: H, HV, K, V.
+        decay, erase, write: 0 none, 1 one value per head, 2 one per channel.
+        chunk: tokens in a chunk.
+        narrow: storage of what lies between kernels.
+        shared: bytes of shared memory that a program may take.
+        precision, solve: of fp32 products, and of those that make the inverse.
+    """
+
+    heads: int
+    value_heads: int
+    width: int
+    values: int
+    decay: int
+    erase: int
+    write: int
+    chunk: int
+    narrow: torch.dtype
+    shared: int
+    precision: str
+    solve: str
+
+    @property
+    def rows(self) -> bool:
+        """Whether E, Qγ and Kt are q and k with scaled rows."""
+        return self.decay != 2 and self.erase != 2
+
+    @property
+    def padded_width(self) -> int:
+        return max(NARROWEST, _power_of_two(self.width))
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """Constants that every kernel takes."""
+        operand = tl.bfloat16 if self.narrow is torch.bfloat16 else tl.float32
+        return {
+            "H": self.heads,
+            "K": self.width,
+            "C": self.chunk,
+            "BK": self.padded_width,
+            "DECAY": self.decay,
+            "ERASE": self.erase,
+            "OP": operand,
+            "PRECISION": self.precision,
+        }
+
+    def launch(self, kernel: str) -> dict[str, Any]:
+        """Block of key channels, warps and stages of a kernel."""
+        config = dict(CONFIGS[kernel])
+        if kernel in ("forward", "backward") and self.padded_width > 128:
+            config["num_warps"] = 8
+        if self.stage_bytes(kernel) * config["num_stages"] > self.shared:
+            config["num_stages"] = 1
+        return config
+
+    def stage_bytes(self, kernel: str) -> int:
+        """About how many bytes of shared memory a stage of a kernel's pipeline takes."""
+        c, block = self.chunk, self.value_block(64)
+        if kernel in ("forward", "backward"):
+            elements = 3 * c * self.padded_width + 2 * c * c + 2 * c * block
+        else:
+            elements = 6 * 64 * 64
+        return elements * self.narrow.itemsize
+
+    def value_block(self, most: int) -> int:
+        """Padded width of a block of value channels."""
+        return min(most, max(NARROWEST, _power_of_two(self.values)))
+
+
+def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None, longest: int) -> Plan:
+    """The plan of a call.
+
+    Args:
+        longest: upper bound of the longest sequence's tokens.
+    """
+    kinds = (0 if gate is None else gate.dim() - 2 for gate in (g, b, w))
+    chunk = 64 if q.shape[-1] <= 128 else 32
+    exact = q.dtype is torch.float32
+    narrow = torch.bfloat16 if q.dtype is torch.bfloat16 and not INTERPRETED else torch.float32
+    return Plan(
+        q.shape[2],
+        v.shape[2],
+        q.shape[3],
+        v.shape[3],
+        *kinds,
+        chunk=min(chunk, max(16, _power_of_two(longest))),
+        narrow=narrow,
+        shared=shared_memory(q.device),
+        precision="tf32x3" if exact else "tf32",
+        solve="tf32x3" if exact else "tf32",
+    )
+
+
+def _power_of_two(n: int) -> int:
+    """The least one that is not under n."""
+    return 1 << (n - 1).bit_length()

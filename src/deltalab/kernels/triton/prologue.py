@@ -1,0 +1,169 @@
+"""K1, the prologue: everything of a chunk that does not depend on the state, one program per chunk and key head.
+
+    E = γ ⊙ b ⊙ k,  Qγ = scale · γ ⊙ q,  Kt = (γ_C/γ) ⊙ k,  P causal scores,  T = (I + A)^-1,  A erase scores
+
+A chunk too steep for one anchor (parts.py) is marked, and done by a second launch that does no other.
+
+With decay and erase gate of one value per head, E, Qγ and Kt are q and k with their rows scaled: then the three scales
+are kept [3, C] instead, and the later stages read q and k themselves.
+"""
+
+import triton
+import triton.language as tl
+
+from deltalab.kernels.triton.inputs import (
+    chunk_of,
+    gate,
+    head_decay,
+    load_channel_decay,
+    load_erase,
+    load_rows,
+    load_scalars,
+    norms,
+    pair_decay,
+)
+from deltalab.kernels.triton.parts import GROUP, SPAN, anchored_scores, any_steep, dot, unit_lower_inverse
+
+
+@triton.jit
+def store_factors(
+    factors, E, Qg, Kt, tile, tiles, first, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, ERASE: tl.constexpr
+):
+    """Keep a block of channels of the three factors."""
+    place = tile * C * BK + tl.arange(0, C)[:, None] * BK + first + tl.arange(0, KB)[None, :]
+    plane = tiles * C * BK
+    if ERASE:
+        tl.store(factors + place, E.to(factors.dtype.element_ty))
+    tl.store(factors + plane + place, Qg.to(factors.dtype.element_ty))
+    tl.store(factors + 2 * plane + place, Kt.to(factors.dtype.element_ty))
+
+
+@triton.jit
+def channel_decay_block(
+    q, k, g, b, a, delta, factors, end, tokens, real, head, tile, tiles, first, q_scale, k_scale,
+    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, ERASE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, RANGE: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A block of channels with a decay each: its factors kept; its part of the erase and causal scores, and
+    whether it is steep."""
+    channels = first + tl.arange(0, KB)
+    q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
+    k_ = load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
+    bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE, RANGE)
+    decay, _, _ = load_channel_decay(g, a, delta, tokens, real, head, H, K, KB, first, SOFTPLUS)
+    G = tl.cumsum(decay, 0)
+    last = tl.sum(decay, 0)
+    tl.store(end + tile * BK + channels, tl.exp2(last))
+    if STEEP:
+        A, P = anchored_scores(bk, q_, k_, G, C, KB, ERASE > 0, OP, PRECISION)
+        lead = tl.exp2(G)
+        tail = tl.exp2(last[None, :] - G)
+        store_factors(factors, bk * lead, q_ * lead, k_ * tail, tile, tiles, first, C, BK, KB, ERASE > 0)
+    else:
+        half = tl.exp2(0.5 * last)[None, :]
+        up = tl.exp2(G - 0.5 * last[None, :])
+        q_ *= up
+        bk *= up
+        k_ /= up
+        columns = tl.trans(k_.to(OP))
+        P = dot(q_.to(OP), columns, PRECISION)
+        A = P
+        if ERASE > 0:
+            A = dot(bk.to(OP), columns, PRECISION)
+        store_factors(factors, bk * half, q_ * half, k_ * half, tile, tiles, first, C, BK, KB, ERASE > 0)
+    return A, P, tl.min(last, 0) < -2 * SPAN
+
+
+@triton.jit
+def prologue_tile(
+    q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
+    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
+    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr,
+):  # fmt: skip
+    """One chunk of one key head."""
+    tokens, real, head = chunk_of(spans, tile, tiles, H, C)
+    rows = tl.arange(0, C)
+    q_scale, k_scale = norms(q, k, tokens, real, head, H, K, BK, KB, NORM)
+    q_scale *= scale
+    gamma, tail, G, last, _, _, _ = head_decay(g, a, delta, tokens, real, head, H, C, DECAY, SOFTPLUS)
+    A = tl.zeros([C, C], tl.float32)
+    causal = tl.zeros([C, C], tl.float32)
+    is_steep = False
+    for first in range(0, BK, KB):
+        if DECAY == 2:
+            more_A, more, more_steep = channel_decay_block(
+                q, k, g, b, a, delta, factors, end, tokens, real, head, tile, tiles, first, q_scale, k_scale,
+                H, K, C, BK, KB, ERASE, SOFTPLUS, RANGE, STEEP, OP, PRECISION,
+            )  # fmt: skip
+            A += more_A
+            causal += more
+            is_steep |= more_steep
+        else:
+            q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
+            k_ = load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
+            columns = tl.trans(k_.to(OP))
+            causal += dot(q_.to(OP), columns, PRECISION)
+            if ERASE > 0:
+                bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE, RANGE)
+                A += dot(bk.to(OP), columns, PRECISION)
+                if ERASE == 2:
+                    store_factors(
+                        factors, bk * gamma[:, None], q_ * gamma[:, None], k_ * tail[:, None],
+                        tile, tiles, first, C, BK, KB, True,
+                    )  # fmt: skip
+    if DECAY == 2 and not STEEP:
+        tl.store(steep + tile, is_steep.to(tl.int32))
+    if DECAY == 1:
+        tl.store(end + tile, tl.exp2(last))
+        pairs = pair_decay(G, C)
+        causal *= pairs
+        A *= pairs
+    if ROWS:
+        scales = factors + tile * C + rows
+        if ERASE == 1:
+            b_ = gate(load_scalars(b, tokens, real, head, H), RANGE)
+            tl.store(scales, gamma * b_ * k_scale)
+        tl.store(scales + tiles * C, gamma * q_scale)
+        tl.store(scales + 2 * tiles * C, tail * k_scale)
+
+    square = tile * C * C + rows[:, None] * C + rows[None, :]
+    tl.store(P + square, tl.where(rows[:, None] >= rows[None, :], causal, 0.0).to(OP))
+    if ERASE > 0:
+        A = tl.where(rows[:, None] > rows[None, :], A, 0.0)
+        tl.store(T + square, unit_lower_inverse(A, C, SOLVE).to(OP))
+
+
+@triton.jit
+def prologue(
+    q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tiles,
+    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
+    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr,
+):  # fmt: skip
+    """Args:
+    q, k [tokens, H, K]; g, b [tokens, H(, K)]; a [H] and delta [H(, K)] of the decay's activation.
+    factors: E, Qγ, Kt [3, chunks, H, C, BK], or scales [3, chunks, H, C] (ROWS).
+    T, P: [chunks, H, C, C].
+    end: γ_C [chunks, H, BK], or [chunks, H].
+    spans: [2, chunks] first token of a chunk, and the token after its last.
+    steep: [chunks, H] which are too steep for one anchor.
+    tiles: chunks × H.
+    DECAY, ERASE: 0 none, 1 one value per head, 2 one per channel.
+    STEEP: the launch that does the steep ones.
+    """
+    if STEEP:
+        for base in range(tl.program_id(0).to(tl.int64) * GROUP, tiles, tl.num_programs(0) * GROUP):
+            if any_steep(steep, base, tiles):
+                for tile in range(base, tl.minimum(base + GROUP, tiles)):
+                    if tl.load(steep + tile) != 0:
+                        prologue_tile(
+                            q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
+                            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION, SOLVE,
+                        )  # fmt: skip
+    else:
+        tile = tl.program_id(0).to(tl.int64)
+        prologue_tile(
+            q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
+            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION, SOLVE,
+        )  # fmt: skip

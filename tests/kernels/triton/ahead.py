@@ -1,0 +1,111 @@
+"""Compile ahead of time, without a GPU, what the operators would launch: a program, because it must not be interpreted.
+
+    python -m tests.kernels.triton.ahead CAPABILITY SHARED < calls.json
+
+reads calls (the arguments of ``call``) and prints for each kernel a JSON line: name, registers, spills (bytes of local
+memory), shared memory in bytes.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from deltalab.kernels.triton import ops, plan
+from deltalab.kernels.triton.api import gated_delta_rule
+
+KERNELS = ("prologue", "state_forward", "state_backward", "gradients")
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
+
+
+class Recorder:
+    """Stands in a kernel's place and keeps what it is launched with."""
+
+    def __init__(self, kernel: Any, launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> None:
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args, **options: self._launches.append((self._kernel, args, options))
+
+
+def call(dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int], **options: Any) -> list[Any]:
+    """The launches of a forward and a backward pass; kinds are those of g, b, w: 0 none, 1 a head, 2 a channel."""
+    batch, time, heads, group, width, values = shape
+    kind = getattr(torch, dtype)
+
+    def gate(which: int, heads: int, width: int, dtype: torch.dtype) -> torch.Tensor | None:
+        full = (batch, time, heads, width)
+        return None if not which else torch.zeros(full[: which + 2], dtype=dtype, requires_grad=True)
+
+    q, k = (torch.zeros(batch, time, heads, width, dtype=kind, requires_grad=True) for _ in range(2))
+    v = torch.zeros(batch, time, heads * group, values, dtype=kind, requires_grad=True)
+    g, b = gate(kinds[0], heads, width, torch.float32), gate(kinds[1], heads, width, kind)
+    w = gate(kinds[2], heads * group, values, kind)
+    if options.pop("activate", False):
+        options |= {"normalize": True, "erase_range": 1.0 if kinds[1] else 0.0, "write_sigmoid": kinds[2] > 0}
+        if kinds[0]:
+            options["decay"] = (torch.zeros(heads), torch.zeros(heads, width)[:, 0 if kinds[0] == 1 else slice(None)])
+    launches: list[Any] = []
+    with mock.patch.multiple(ops, **{name: Recorder(getattr(ops, name), launches) for name in KERNELS}):
+        o, _ = gated_delta_rule(q, k, v, g, b, w, **options)
+        o.sum().backward()
+    return launches
+
+
+def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: int) -> Any:
+    """A launch's kernel for a GPU of this compute capability, pointers aligned as torch allocates them."""
+    names = [parameter.name for parameter in kernel.params]
+    values = dict(zip(names, args, strict=False)) | {n: options[n] for n in names if n in options}
+    settings = {name: value for name, value in options.items() if name not in names}
+    constants, signature, aligned = {}, {}, {}
+    for place, name in enumerate(names):
+        value = values[name]
+        if isinstance(value, torch.Tensor):
+            signature[name] = TYPES[value.dtype]
+            aligned[(place,)] = [["tt.divisibility", 16]]
+        elif kernel.params[place].is_constexpr or value is None:
+            signature[name], constants[name] = "constexpr", value
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
+
+
+def resources(kernel: Any) -> dict[str, int]:
+    """Registers, bytes of local memory and of shared memory, from the cubin."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    assert found, said
+    return {"registers": int(found[1]), "stack": int(found[2]), "shared": kernel.metadata.shared}
+
+
+def main() -> None:
+    """Compile what standard input asks for."""
+    capability, shared = int(sys.argv[1]), int(sys.argv[2])
+    plan.shared_memory = lambda device: shared
+    seen = set()
+    for request in json.load(sys.stdin):
+        for kernel, args, options in call(**request):
+            key = str((kernel.fn.__name__, [getattr(a, "dtype", a) for a in args], options))
+            if key not in seen:
+                seen.add(key)
+                found = resources(compiled(kernel, args, options, capability))
+                steep = options.get("STEEP", False)
+                print(json.dumps({"kernel": kernel.fn.__name__, "steep": steep, "call": request, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Every kernel compiles for sm_90 and sm_80 without a GPU, within the registers and shared memory there are."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+REGISTERS = 255
+SPILLS = {(90, "bfloat16"): 64, (90, "float32"): 2048, (80, "bfloat16"): 1024}
+"""Bytes of local memory per thread that a kernel of the usual path may take; fp32 and sm_80 are there to work."""
+SHARED = {90: 227 * 1024, 80: 163 * 1024}
+ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
+CALLS: dict[str, dict[str, Any]] = {
+    "gated_delta_net_2": {"dtype": "bfloat16", **ONE},
+    "gated_delta_net, activated": {"dtype": "bfloat16", **ONE, "kinds": [1, 1, 1], "activate": True},
+    "linear attention": {"dtype": "bfloat16", **ONE, "kinds": [0, 0, 0]},
+    "heads of 64": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 64, 64], "kinds": [2, 1, 2]},
+    "heads of 256": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 256, 256], "kinds": [1, 2, 0]},
+    "fp32": {"dtype": "float32", **ONE},
+}
+
+
+def compiled(capability: int, names: list[str]) -> list[dict[str, Any]]:
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.triton.ahead", str(capability), str(SHARED[capability])],
+        input=json.dumps([CALLS[name] for name in names]),
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("capability", "names"), [(90, list(CALLS)), (80, ["gated_delta_net_2"])])
+def test_kernels_compile_within_bounds(capability: int, names: list[str]) -> None:
+    found = compiled(capability, names)
+    assert {one["kernel"] for one in found} == {"prologue", "state_forward", "state_backward", "gradients"}
+    for one in found:
+        assert one["registers"] <= REGISTERS, one
+        assert one["shared"] <= SHARED[capability], one
+        if not one["steep"]:
+            assert one["stack"] <= SPILLS[capability, one["call"]["dtype"]], one
