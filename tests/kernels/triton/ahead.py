@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from deltalab.kernels.triton import ops, plan
+from deltalab.kernels.triton import passes, plan
 from deltalab.kernels.triton.api import gated_delta_rule
 
 KERNELS = ("prologue", "state_forward", "state_backward", "gradients")
@@ -32,6 +32,7 @@ class Recorder:
 
     def __init__(self, kernel: Any, launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> None:
         self._kernel, self._launches = kernel, launches
+        self.arg_names = kernel.arg_names
 
     def __getitem__(self, grid: Any) -> Any:
         return lambda *args, **options: self._launches.append((self._kernel, args, options))
@@ -55,7 +56,7 @@ def call(dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int], **opti
         if kinds[0]:
             options["decay"] = (torch.zeros(heads), torch.zeros(heads, width)[:, 0 if kinds[0] == 1 else slice(None)])
     launches: list[Any] = []
-    with mock.patch.multiple(ops, **{name: Recorder(getattr(ops, name), launches) for name in KERNELS}):
+    with mock.patch.multiple(passes, **{name: Recorder(getattr(passes, name), launches) for name in KERNELS}):
         o, _ = gated_delta_rule(q, k, v, g, b, w, **options)
         o.sum().backward()
     return launches

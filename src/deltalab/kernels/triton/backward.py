@@ -13,7 +13,7 @@ from deltalab.kernels.triton.inputs import store_rows
 from deltalab.kernels.triton.parts import dot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def state_backward(
     q, k, do, factors, T, P, end, dfinal, sequences, tiles, dX, D, dinitial,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,

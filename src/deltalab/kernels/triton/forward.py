@@ -66,7 +66,7 @@ def decayed(S, end, tile, BK: tl.constexpr, DECAY: tl.constexpr):
     return S
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def state_forward(
     q, k, v, w, factors, T, P, end, initial, sequences, tiles, o, states, R, final,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,

@@ -187,7 +187,7 @@ def divide_norm(grad, x, scale, along, tokens, real, head, H: tl.constexpr, K: t
 
 @triton.jit
 def gradient_tile(
-    q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room,
+    q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room, kept_room,
     dq, dk, dv, dg, db, dw, da, ddelta, scale, tile, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr,
@@ -232,14 +232,11 @@ def gradient_tile(
         store_rows(dk, kt, tokens, real, head, H, K, KB, first)
         if ERASE > 0:
             store_rows(e_room, lead * dE, tokens, real, head, H, K, KB, first)
-        if DECAY > 0:
-            passing = kt * load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
-            if DECAY == 2:
-                passed = sums_before(passing, C) + (tl.exp2(last) * kept)[None, :]
-                store_rows(dg, passed, tokens, real, head, H, K, KB, first)
-            else:
-                passing_head += tl.sum(passing, 1)
-                kept_head += tl.sum(kept, 0)
+        if DECAY == 2:
+            tl.store(kept_room + tile * BK + first + tl.arange(0, KB), tl.exp2(last) * kept)
+        elif DECAY == 1:
+            passing_head += tl.sum(kt * load_rows(k, tokens, real, head, H, K, KB, first), 1) * k_scale
+            kept_head += tl.sum(kept, 0)
     tl.debug_barrier()
     for first in range(0, BK, KB):
         q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
@@ -265,7 +262,9 @@ def gradient_tile(
             dq_, e, kc = pair_grads(b_ * k_, q_ * scale, k_, dP, dA, ERASE > 0, OP, PRECISION)
         dq_ = scale * (dq_ + load_rows(dq, tokens, real, head, H, K, KB, first))
         around = q_ * dq_ - k_ * kc
-        dk_ = kc + load_rows(dk, tokens, real, head, H, K, KB, first)
+        kt = load_rows(dk, tokens, real, head, H, K, KB, first)
+        passing = k_ * kt
+        dk_ = kc + kt
         if ERASE > 0:
             e += load_rows(e_room, tokens, real, head, H, K, KB, first)
             around += k_ * b_ * e
@@ -275,7 +274,8 @@ def gradient_tile(
         elif ERASE == 1:
             erased += tl.sum(k_ * e, 1)
         if DECAY == 2:
-            grad = tl.cumsum(around, 0, reverse=True) + load_rows(dg, tokens, real, head, H, K, KB, first)
+            kept = tl.load(kept_room + tile * BK + first + tl.arange(0, KB))
+            grad = tl.cumsum(around, 0, reverse=True) + sums_before(passing, C) + kept[None, :]
             turned += channel_decay_grads(
                 g, a, delta, dg, ddelta, grad, tokens, real, head, tile, first, H, K, KB, SOFTPLUS
             )
@@ -305,9 +305,9 @@ def gradient_tile(
             divide_norm(dk, k, k_scale, k_along, tokens, real, head, H, K, KB, first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def gradients(
-    q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, steep, squares, e_room,
+    q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, steep, squares, e_room, kept_room,
     dq, dk, dv, dg, db, dw, da, ddelta, scale, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr,
@@ -328,7 +328,7 @@ def gradients(
                 for tile in range(base, tl.minimum(base + GROUP, tiles)):
                     if tl.load(steep + tile) != 0:
                         gradient_tile(
-                            q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room,
+                            q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room, kept_room,
                             dq, dk, dv, dg, db, dw, da, ddelta, scale, tile, tiles,
                             H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, WRITE, NORM, SOFTPLUS, RANGE, SIGMOID, STEEP,
                             OP, PRECISION,
@@ -340,7 +340,7 @@ def gradients(
             due = tl.load(steep + tile) == 0
         if due:
             gradient_tile(
-                q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room,
+                q, k, v, g, b, w, a, delta, do, dX, R, states, D, spans, squares, e_room, kept_room,
                 dq, dk, dv, dg, db, dw, da, ddelta, scale, tile, tiles,
                 H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, WRITE, NORM, SOFTPLUS, RANGE, SIGMOID, STEEP, OP, PRECISION,
             )  # fmt: skip

@@ -1,6 +1,7 @@
 """How a call runs: widths, chunk length, operand dtype and launch configuration, from shapes and dtypes alone."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ CONFIGS: dict[str, dict[str, int]] = {
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
     "forward": {"num_warps": 4, "num_stages": 2},
     "backward": {"num_warps": 4, "num_stages": 2},
-    "gradients": {"KB": 64, "num_warps": 8, "num_stages": 3},
+    "gradients": {"KB": 64, "num_warps": 8, "num_stages": 2},
     "steep gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
 }
 """Key channels in a block, warps, and stages of the software pipeline where shared memory has room for them."""
@@ -69,25 +70,37 @@ class Plan:
         return max(NARROWEST, _power_of_two(self.width))
 
     @property
-    def shapes(self) -> dict[str, Any]:
-        """Constants that every kernel takes."""
-        operand = tl.bfloat16 if self.narrow is torch.bfloat16 else tl.float32
-        return {
+    def state_programs(self) -> int:
+        """Programs of a kernel over the state for each sequence."""
+        return self.value_heads * -(-self.values // self.value_block(64))
+
+    def constants(self, kernel: Any, config: str) -> dict[str, Any]:
+        """A kernel's constants that follow from the plan, and its launch configuration."""
+        constants = {
             "H": self.heads,
+            "HV": self.value_heads,
             "K": self.width,
+            "V": self.values,
             "C": self.chunk,
             "BK": self.padded_width,
+            "BV": self.value_block(64),
             "DECAY": self.decay,
             "ERASE": self.erase,
-            "OP": operand,
+            "WRITE": self.write,
+            "ROWS": self.rows,
+            "OP": tl.bfloat16 if self.narrow is torch.bfloat16 else tl.float32,
             "PRECISION": self.precision,
+            "SOLVE": self.solve,
         }
+        return {name: value for name, value in constants.items() if name in kernel.arg_names} | self.launch(config)
 
     def launch(self, kernel: str) -> dict[str, Any]:
         """Block of key channels, warps and stages of a kernel."""
         config = dict(CONFIGS[kernel])
         if kernel in ("forward", "backward") and self.padded_width > 128:
             config["num_warps"] = 8
+        if kernel == "gradients" and self.decay != 2:
+            config["num_warps"] = 4
         if self.stage_bytes(kernel) * config["num_stages"] > self.shared:
             config["num_stages"] = 1
         return config
@@ -106,25 +119,25 @@ class Plan:
         return min(most, max(NARROWEST, _power_of_two(self.values)))
 
 
-def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None, longest: int) -> Plan:
-    """The plan of a call.
+def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None) -> Plan:
+    """The plan of a call."""
+    kinds = tuple(0 if gate is None else gate.dim() - 2 for gate in (g, b, w))
+    return _plan(q.shape[1:], v.shape[2:], kinds, q.dtype, q.device)
 
-    Args:
-        longest: upper bound of the longest sequence's tokens.
-    """
-    kinds = (0 if gate is None else gate.dim() - 2 for gate in (g, b, w))
-    chunk = 64 if q.shape[-1] <= 128 else 32
-    exact = q.dtype is torch.float32
-    narrow = torch.bfloat16 if q.dtype is torch.bfloat16 and not INTERPRETED else torch.float32
+
+@lru_cache(maxsize=256)
+def _plan(
+    keys: torch.Size, values: torch.Size, kinds: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> Plan:
+    time, heads, width = keys
+    exact = dtype is torch.float32
     return Plan(
-        q.shape[2],
-        v.shape[2],
-        q.shape[3],
-        v.shape[3],
+        heads,
+        *(values[0], width, values[1]),
         *kinds,
-        chunk=min(chunk, max(16, _power_of_two(longest))),
-        narrow=narrow,
-        shared=shared_memory(q.device),
+        chunk=min(64 if width <= 128 else 32, max(16, _power_of_two(time))),
+        narrow=torch.bfloat16 if dtype is torch.bfloat16 and not INTERPRETED else torch.float32,
+        shared=shared_memory(device),
         precision="tf32x3" if exact else "tf32",
         solve="tf32x3" if exact else "tf32",
     )

@@ -134,7 +134,7 @@ def prologue_tile(
         tl.store(T + square, unit_lower_inverse(A, C, SOLVE).to(OP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def prologue(
     q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,

@@ -29,6 +29,11 @@ class Table:
     spans: Tensor
     chunks: int
 
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.sequences.shape[1] - 1
+
 
 _bounds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
