@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-gpu check bench bench-orchestration dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-gpu test-tritons check bench bench-orchestration dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -39,6 +39,14 @@ test-faults: install ## Run the tests that kill workers and launchers, fill disk
 
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
+
+test-tritons: install ## Compile the Triton kernels with the oldest and the newest Triton of the range
+	for version in 3.6.0 3.9.0; do \
+		test -d .venv/tritons/$$version || $(BIN)/python -m pip install --disable-pip-version-check --no-deps -q \
+			--target .venv/tritons/$$version triton==$$version || exit 1; \
+		PYTHONPATH=.venv/tritons/$$version $(BIN)/python -m pytest tests/kernels/triton/test_ahead.py \
+			-k gated_delta_net_2 $(ARGS) || exit 1; \
+	done
 
 test-gpu: install ## Run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -rs -m gpu tests $(ARGS)

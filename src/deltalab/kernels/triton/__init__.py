@@ -7,3 +7,7 @@ gradients.py  per chunk and key head: gradients of all inputs                   
 parts.py      what the stages share; table.py where sequences lie in chunks
 ops.py        the torch.library operators that launch them; api.py the function on top
 """
+
+import os
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns that its default is about to change
