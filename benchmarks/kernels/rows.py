@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 NARROW, WIDE = 2, 4
@@ -226,7 +227,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
         words = heading in ("variant", "who", "note")
         table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "note", overflow="fold")
     for row, texts in zip(rows, cells(rows), strict=True):
-        table.add_row(*texts, style="red" if row.error else "")
+        table.add_row(*map(escape, texts), style="red" if row.error else "")
     return table
 
 

@@ -1,5 +1,6 @@
 """The GPU benchmark's bytes, rows and budget, and the command where there is no GPU; no time is tested."""
 
+import io
 import itertools
 import json
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.kernels import __main__ as command
 from benchmarks.kernels import problem as problems
@@ -27,6 +29,7 @@ from benchmarks.kernels.rows import (
     leaves,
     markdown,
     parse_shape,
+    table_of,
 )
 
 SMALL = Shape(1, 2, 1, 4)
@@ -122,6 +125,28 @@ def test_a_row_says_times_floors_and_ratios():
     ]
     assert (ours.figures()["both_over_floor"], peer.figures()["both_over_floor"]) == (3.0, None)
     assert len({line.count(" | ") for line in markdown([ours, peer]).splitlines()}) == 1
+
+
+def test_an_error_with_brackets_is_shown_as_it_is():
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(table_of([row("fla", error="ValueError: shape [1, 2] [/red]")], "a GPU"))
+    assert "ValueError: shape [1, 2] [/red]" in console.export_text()
+
+
+def test_the_budget_is_heard_in_a_backward_pass():
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            time.sleep(30)
+            return grads[0]
+
+    x = torch.ones(3, requires_grad=True)
+    with pytest.raises(OutOfTime), Budget(0.2).limit("fla"):
+        torch.autograd.grad(Slow.apply(x).sum(), x)
 
 
 def test_the_budget_breaks_off_what_takes_too_long():
