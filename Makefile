@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-gpu test-tritons check bench bench-orchestration dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-gpu test-tritons check bench bench-orchestration dashboard clean bench-kernels
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -59,6 +59,9 @@ check: install ## Lint, formatting, types, import contracts
 
 bench: install ## Time the chunked recurrence against its reference on this CPU
 	$(BIN)/python -m benchmarks.chunk_cpu $(ARGS)
+
+bench-kernels: install ## Time the kernels on this GPU beside flash-linear-attention (extra `fla`)
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 bench-orchestration: install ## Time planning, submitting, relaunching beside hydra-submitit-launcher (extra `bench`)
 	$(BIN)/python -m benchmarks.orchestration $(ARGS)

@@ -1,0 +1,1 @@
+"""How fast the kernels run on a GPU, beside flash-linear-attention: see ``__main__``."""
