@@ -2,8 +2,8 @@
 
     python -m tests.kernels.triton.ahead CAPABILITY SHARED < calls.json
 
-reads calls (the arguments of ``call``) and prints for each kernel a JSON line: name, registers, spills (bytes of local
-memory), shared memory in bytes.
+reads calls (the arguments of ``call``, or with "decode": true those of ``token``) and prints for each kernel a JSON
+line: name, registers, spills (bytes of local memory), shared memory in bytes.
 """
 
 import json
@@ -20,10 +20,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from deltalab.kernels.triton import passes, plan
+from deltalab.kernels.triton import decode, passes, plan
 from deltalab.kernels.triton.api import gated_delta_rule
 
 KERNELS = ("prologue", "state_forward", "state_backward", "gradients")
+PROCESSORS = 132
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -62,6 +63,39 @@ def call(dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int], **opti
     return launches
 
 
+def token(
+    dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int], state: str = "float32", taps: int = 4
+) -> list[Any]:
+    """The launch of a decode step with everything activated in the kernel; shape (B, H, group, K, V)."""
+    batch, heads, group, width, values = shape
+    kind = getattr(torch, dtype)
+    channels = (2 * width + group * values) * heads
+
+    def gate(which: int, *full: int) -> torch.Tensor | None:
+        return torch.zeros(full[: which + 1], dtype=kind) if which else None
+
+    g = gate(kinds[0], batch, heads, width)
+    launches: list[Any] = []
+    with mock.patch.object(decode, "step", Recorder(decode.step, launches)):
+        decode.decode_step(
+            torch.zeros(batch, channels, dtype=kind),
+            torch.zeros(batch, heads * group, width, values, dtype=getattr(torch, state)),
+            heads=heads,
+            g=g,
+            b=gate(kinds[1], batch, heads, width),
+            w=gate(kinds[2], batch, heads * group, values),
+            decay=None if g is None else (torch.zeros(heads), torch.zeros(g.shape[1:])),
+            erase_range=1.0,
+            write_sigmoid=True,
+            conv_weight=torch.zeros(channels, taps, dtype=kind) if taps else None,
+            conv_state=torch.zeros(batch, channels, taps - 1, dtype=kind) if taps else None,
+            arrivals=torch.zeros(batch, heads, dtype=torch.int32),
+            silu=True,
+            normalize=True,
+        )
+    return launches
+
+
 def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: int) -> Any:
     """A launch's kernel for a GPU of this compute capability, pointers aligned as torch allocates them."""
     names = [parameter.name for parameter in kernel.params]
@@ -97,9 +131,11 @@ def main() -> None:
     """Compile what standard input asks for."""
     capability, shared = int(sys.argv[1]), int(sys.argv[2])
     plan.shared_memory = lambda device: shared
+    decode.processors = lambda device: PROCESSORS
     seen = set()
     for request in json.load(sys.stdin):
-        for kernel, args, options in call(**request):
+        form = token if request.pop("decode", False) else call
+        for kernel, args, options in form(**request):
             key = str((kernel.fn.__name__, [getattr(a, "dtype", a) for a in args], options))
             if key not in seen:
                 seen.add(key)

@@ -24,12 +24,22 @@ CALLS: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "float32", **ONE},
 }
 
+DECODE = {"decode": True, "dtype": "bfloat16", "kinds": [2, 2, 2]}
+STEPS: list[dict[str, Any]] = [
+    {**DECODE, "shape": [1, 16, 1, 128, 128]},
+    {**DECODE, "shape": [64, 16, 2, 128, 128]},
+    {**DECODE, "shape": [64, 16, 1, 128, 128], "state": "bfloat16"},
+    {**DECODE, "shape": [64, 8, 1, 256, 256]},
+    {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [1, 1, 1]},
+    {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [0, 0, 0], "taps": 0, "dtype": "float32"},
+]
 
-def compiled(capability: int, call: dict[str, Any]) -> list[dict[str, Any]]:
+
+def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.triton.ahead", str(capability), str(SHARED[capability])],
-        input=json.dumps([call]),
+        input=json.dumps(calls),
         capture_output=True,
         text=True,
         env=env,
@@ -42,10 +52,17 @@ def compiled(capability: int, call: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("capability", "name"), [*((90, name) for name in CALLS), (80, "gated_delta_net_2")])
 def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
-    found = compiled(capability, CALLS[name])
+    found = compiled(capability, [CALLS[name]])
     assert {one["kernel"] for one in found} == {"prologue", "state_forward", "state_backward", "gradients"}
     for one in found:
         assert one["registers"] <= REGISTERS, one
         assert one["shared"] <= SHARED[capability], one
         if not one["steep"]:
             assert one["stack"] <= SPILLS[capability, one["call"]["dtype"]], one
+
+
+def test_decode_step_compiles_without_spills() -> None:
+    found = compiled(90, STEPS)
+    assert len(found) == len(STEPS)
+    for one in found:
+        assert one["stack"] == 0, one

@@ -6,6 +6,7 @@ backward.py   the same in reverse: cotangents of R and of the state             
 gradients.py  per chunk and key head: gradients of all inputs                           (B2)
 parts.py      what the stages share; table.py where sequences lie in chunks
 ops.py        the torch.library operators that launch them; api.py the function on top
+step.py       one token of a layer, from its projections to o; decode.py its operator and the function on top
 """
 
 import os

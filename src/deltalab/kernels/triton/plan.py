@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def padded_width(self) -> int:
-        return max(NARROWEST, _power_of_two(self.width))
+        return max(NARROWEST, power_of_two(self.width))
 
     @property
     def state_programs(self) -> int:
@@ -116,7 +116,7 @@ class Plan:
 
     def value_block(self, most: int) -> int:
         """Padded width of a block of value channels."""
-        return min(most, max(NARROWEST, _power_of_two(self.values)))
+        return min(most, max(NARROWEST, power_of_two(self.values)))
 
 
 def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None) -> Plan:
@@ -135,7 +135,7 @@ def _plan(
         heads,
         *(values[0], width, values[1]),
         *kinds,
-        chunk=min(64 if width <= 128 else 32, max(16, _power_of_two(time))),
+        chunk=min(64 if width <= 128 else 32, max(16, power_of_two(time))),
         narrow=torch.bfloat16 if dtype is torch.bfloat16 and not INTERPRETED else torch.float32,
         shared=shared_memory(device),
         precision="tf32x3" if exact else "tf32",
@@ -143,6 +143,6 @@ def _plan(
     )
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     """The least one that is not under n."""
     return 1 << (n - 1).bit_length()

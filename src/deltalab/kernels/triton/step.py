@@ -1,0 +1,150 @@
+"""The decode step: all of one token between its projections and o, one program per sequence, value head and block of V.
+
+    x = SiLU(Σ_j weight_j ⊙ x_{t−j});   q, k = x / |x|;   S̄ = Diag(exp g) S
+    r = w ⊙ v − S̄ᵀ(b ⊙ k);   S ← S̄ + k rᵀ;   o = scale · (S̄ᵀ q + (k · q) r)
+
+o is Sᵀ q with both products of the state side by side, which reads S̄ once and waits for one reduction.
+
+**The past of q and k is shared** by all programs of a key head, and shifts by a token. So a program that has read it
+says so (``arrivals``), and the one that finds that all others have, shifts it: no program waits for another. Every
+program's additions release what its threads have read, the last one's acquires that, so no read sees the shifted past.
+The past of v is each program's own.
+"""
+
+import triton
+import triton.language as tl
+
+from deltalab.kernels.triton.inputs import gate, log_decay
+from deltalab.kernels.triton.parts import NORM_EPS, sigmoid
+
+
+@triton.jit
+def load_window(x, past, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
+    """The latest WIDTH tokens of channels, oldest first, [N, BW] in fp32 and zero beyond; the newest alone for none."""
+    newest = tl.load(x + channels, mask=real, other=0.0).to(tl.float32)[:, None]
+    if WIDTH > 1:
+        places = tl.arange(0, BW)[None, :]
+        older = channels[:, None] * (WIDTH - 1) + places
+        older = tl.load(past + older, mask=real[:, None] & (places < WIDTH - 1), other=0.0).to(tl.float32)
+        return tl.where(places == WIDTH - 1, newest, older)
+    else:  # noqa: RET505, Triton needs one branch
+        return newest
+
+
+@triton.jit
+def shift(past, window, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
+    """Keep all tokens of a window but the oldest."""
+    places = tl.arange(0, BW)[None, :]
+    kept = real[:, None] & (places > 0) & (places < WIDTH)
+    tl.store(past + channels[:, None] * (WIDTH - 1) + places - 1, window.to(past.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def keep(
+    past, arrivals, q_window, k_window, v_window, q_channels, k_channels, v_channels, is_key, is_value,
+    WIDTH: tl.constexpr, BW: tl.constexpr, READERS: tl.constexpr,
+):  # fmt: skip
+    """Shift this program's past of v; that of q and k where all other programs of the key head have read it."""
+    tl.debug_barrier()  # all threads of this program have read
+    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu")
+    if arrived == READERS - 1:
+        shift(past, q_window, q_channels, is_key, WIDTH, BW)
+        shift(past, k_window, k_channels, is_key, WIDTH, BW)
+        tl.store(arrivals, 0)
+    shift(past, v_window, v_channels, is_value, WIDTH, BW)
+
+
+@triton.jit
+def filtered(window, weight, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr, SILU: tl.constexpr):
+    """The short convolution's newest value and its SiLU, where there are such, [N]."""
+    if WIDTH > 0:
+        places = tl.arange(0, BW)[None, :]
+        taps = channels[:, None] * WIDTH + places
+        window *= tl.load(weight + taps, mask=real[:, None] & (places < WIDTH), other=0.0).to(tl.float32)
+    y = tl.sum(window, 1)
+    if SILU:
+        y *= sigmoid(y)
+    return y
+
+
+@triton.jit
+def load_gate(x, head, channels, real, D: tl.constexpr, KIND: tl.constexpr):
+    """A value per channel [N] in fp32, of x [heads, D] (KIND 2), or [heads] (KIND 1) where it is the same for all."""
+    place = head * D + channels if KIND == 2 else head + 0 * channels
+    return tl.load(x + place, mask=real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_decay(g, a, delta, head, channels, real, K: tl.constexpr, DECAY: tl.constexpr, SOFTPLUS: tl.constexpr):
+    """exp g per channel [N]."""
+    raw = load_gate(g, head, channels, real, K, DECAY)
+    rate = 1.0
+    if SOFTPLUS:
+        rate = tl.exp(tl.load(a + head).to(tl.float32))
+        raw += load_gate(delta, head, channels, real, K, DECAY)
+    return tl.exp2(log_decay(raw, rate, real, SOFTPLUS))
+
+
+@triton.jit
+def decode_step(
+    qkv, g, b, w, a, delta, weight, past, arrivals, state, o, scale, qkv_row, g_row, b_row, w_row,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    WIDTH: tl.constexpr, BW: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, RANGE: tl.constexpr, SIGMOID: tl.constexpr, SILU: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """Args:
+    qkv [B, 2·H·K + HV·V]; g, b [B, H(, K)]; w [B, HV(, V)]; each with the stride of its rows, the rest contiguous.
+    a [H] and delta [H(, K)] of the decay's activation.
+    weight: [channels, WIDTH] of the short convolution; WIDTH 0 without one. BW: WIDTH padded.
+    past: [B, channels, WIDTH − 1] tokens before this one, newest last.
+    arrivals: [B, H] programs that have read the past of q and k; zero between steps.
+    state: [B, HV, K, V]. o: [B, HV, V].
+    DECAY, ERASE, WRITE: 0 none, 1 one value per head, 2 one per channel.
+    """
+    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    READERS: tl.constexpr = HV // H * BLOCKS
+    block = tl.program_id(0) % BLOCKS
+    head = (tl.program_id(0) // BLOCKS) % HV
+    n = (tl.program_id(0) // BLOCKS // HV).to(tl.int64)
+    key_head = head // (HV // H)
+    keys = tl.arange(0, BK)
+    values = block * BV + tl.arange(0, BV)
+    is_key = keys < K
+    is_value = values < V
+    own = (n * HV + head) * K * V + keys[:, None] * V + values[None, :]
+    inside = is_key[:, None] & is_value[None, :]
+    S = tl.load(state + own, mask=inside, other=0.0).to(tl.float32)
+
+    x = qkv + n * qkv_row
+    if WIDTH > 1:
+        past += n * (2 * H * K + HV * V) * (WIDTH - 1)
+    q_channels = key_head * K + keys
+    k_channels = H * K + q_channels
+    v_channels = 2 * H * K + head * V + values
+    q_window = load_window(x, past, q_channels, is_key, WIDTH, BW)
+    k_window = load_window(x, past, k_channels, is_key, WIDTH, BW)
+    v_window = load_window(x, past, v_channels, is_value, WIDTH, BW)
+    q = filtered(q_window, weight, q_channels, is_key, WIDTH, BW, SILU)
+    k = filtered(k_window, weight, k_channels, is_key, WIDTH, BW, SILU)
+    r = filtered(v_window, weight, v_channels, is_value, WIDTH, BW, SILU)
+    if NORM:
+        q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
+        k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
+
+    if DECAY > 0:
+        S *= load_decay(g + n * g_row, a, delta, key_head, keys, is_key, K, DECAY, SOFTPLUS)[:, None]
+    if WRITE > 0:
+        r *= gate(load_gate(w + n * w_row, head, values, is_value, V, WRITE), SIGMOID)
+    if ERASE > 0:
+        bk = k * gate(load_gate(b + n * b_row, key_head, keys, is_key, K, ERASE), RANGE)
+        r -= tl.sum(S * bk[:, None], 0)
+    out = scale * (tl.sum(S * q[:, None], 0) + tl.sum(q * k, 0) * r)
+    S += k[:, None] * r[None, :]
+
+    if WIDTH > 1:  # before the stores, for which the release would wait
+        keep(
+            past, arrivals + n * H + key_head, q_window, k_window, v_window, q_channels, k_channels, v_channels,
+            is_key, is_value, WIDTH, BW, READERS,
+        )  # fmt: skip
+    tl.store(o + (n * HV + head) * V + values, out.to(o.dtype.element_ty), mask=is_value)
+    tl.store(state + own, S.to(state.dtype.element_ty), mask=inside)

@@ -1,0 +1,416 @@
+"""The decode step against the layer written out in fp64 torch, token after token.
+
+On a GPU if there is one, else in the interpreter, which runs a kernel's programs one after another: only a GPU shows
+whether they disturb each other.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltalab.kernels.reference import gated_delta_rule as reference
+from deltalab.kernels.triton.api import gated_delta_rule
+from deltalab.kernels.triton.decode import conv_state_of, decode_step, operator
+from deltalab.mixers.short_conv import ShortConvolution
+from tests.kernels.cases import rms_error
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*encountered in.*:RuntimeWarning"
+)  # the interpreter's, of what is masked
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KINDS = ("none", "scalar", "channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A layer and its raw inputs for a few tokens, in fp64. The empty shape of a gate is none."""
+
+    batch: int = 2
+    time: int = 5
+    heads: int = 2
+    group: int = 2
+    width: int = 8
+    values: int = 12
+    taps: int = 4
+    kinds: tuple[str, str, str] = ("channel", "channel", "channel")
+    raw: bool = True
+    activate: bool = True
+
+    @property
+    def value_heads(self) -> int:
+        return self.heads * self.group
+
+    @property
+    def channels(self) -> int:
+        return 2 * self.heads * self.width + self.value_heads * self.values
+
+    def inputs(self) -> dict[str, Tensor]:
+        """qkv, g, b, w [B, T, …]; a, δ, the convolution's weight; the state."""
+        random = torch.Generator().manual_seed(0)
+        normal = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
+        key, value = (self.heads, self.width), (self.value_heads, self.values)
+        x = {"qkv": normal(self.batch, self.time, self.channels)}
+        for name, kind, shape in zip("gbw", self.kinds, (key, key, value), strict=True):
+            if kind != "none":
+                gate = normal(self.batch, self.time, *shape)
+                x[name] = gate if kind == "channel" else gate[..., 0]
+        if not self.raw:
+            x |= {name: -F.softplus(x[name]) if name == "g" else x[name].sigmoid() for name in "gbw" if name in x}
+        if self.raw and "g" in x:
+            x |= {"a": normal(self.heads), "delta": normal(*x["g"].shape[2:])}
+        if self.taps:
+            x["weight"] = normal(self.channels, self.taps)
+        x["state"] = normal(self.batch, self.value_heads, self.width, self.values)
+        return {name: leaf.float().double() for name, leaf in x.items()}
+
+    def options(self, x: dict[str, Tensor]) -> dict[str, Any]:
+        """The constants of a call."""
+        options: dict[str, Any] = {"heads": self.heads, "silu": self.activate, "normalize": self.activate}
+        if self.raw:
+            options |= {"erase_range": 2.0, "write_sigmoid": True}
+        if "a" in x:
+            options["decay"] = (x["a"], x["delta"])
+        return options
+
+
+def layer(problem: Problem, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The whole sequence in plain torch: o [B, T, HV, V] and the final state."""
+    q, k, v, g, b, w = rule_inputs(problem, x)
+    o, state = reference(q, k, v, g, b, w, initial_state=x["state"], output_final_state=True)
+    assert state is not None
+    return o, state
+
+
+def rule_inputs(problem: Problem, x: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
+    """q, k, v, g, b, w of the recurrence: convolution, SiLU, norm and gates written out."""
+    y = x["qkv"]
+    if problem.taps:
+        padded = F.pad(y, (0, 0, problem.taps - 1, 0))
+        y = torch.stack([padded[:, t : t + problem.taps] for t in range(problem.time)], 1)
+        y = torch.einsum("btjc,cj->btc", y, x["weight"])
+    if problem.activate:
+        y = y * y.sigmoid()
+    keys = problem.heads * problem.width
+    q, k, v = y.split([keys, keys, problem.value_heads * problem.values], -1)
+    q, k = (z.unflatten(-1, (problem.heads, -1)) for z in (q, k))
+    if problem.activate:
+        q, k = (z / (z.square().sum(-1, keepdim=True) + 1e-6).sqrt() for z in (q, k))
+    g, b, w = (x.get(name) for name in "gbw")
+    if problem.raw:
+        if g is not None:
+            rate = x["a"].exp() if g.dim() == 3 else x["a"].exp()[:, None]
+            g = -rate * torch.log1p(torch.exp(g + x["delta"]))
+        b = None if b is None else 2 * torch.sigmoid(b)
+        w = None if w is None else torch.sigmoid(w)
+    return q, k, v.unflatten(-1, (problem.value_heads, -1)), g, b, w
+
+
+@dataclass
+class Cache:
+    """What a decode step updates."""
+
+    state: Tensor
+    past: Tensor | None
+    arrivals: Tensor | None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"state": self.state, "conv_state": self.past, "arrivals": self.arrivals}
+
+
+def on_device(x: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Inputs as the kernel takes them: a, δ, the log-decay and the state stay in fp32."""
+    exact = ("a", "delta", "g", "state")
+    return {name: leaf.to(DEVICE, torch.float32 if name in exact else dtype) for name, leaf in x.items()}
+
+
+def empty_cache(problem: Problem, x: dict[str, Tensor]) -> Cache:
+    """Before the first token."""
+    if problem.taps < 2:
+        return Cache(x["state"].clone(), None, None)
+    past = x["qkv"].new_zeros(problem.batch, problem.channels, problem.taps - 1)
+    arrivals = torch.zeros(problem.batch, problem.heads, dtype=torch.int32, device=DEVICE)
+    return Cache(x["state"].clone(), past, arrivals)
+
+
+def step(problem: Problem, x: dict[str, Tensor], t: int, cache: Cache, **options: Any) -> Tensor:
+    """Token t."""
+    token = {name: x[name][:, t] for name in "gbw" if name in x}
+    return decode_step(
+        x["qkv"][:, t],
+        **token,
+        **cache.arguments,
+        conv_weight=x.get("weight"),
+        **problem.options(x),
+        **options,
+    )
+
+
+def decoded(problem: Problem, x: dict[str, Tensor], cache: Cache, first: int = 0) -> Tensor:
+    """o [B, T − first, HV, V] of the tokens from ``first`` on."""
+    return torch.stack([step(problem, x, t, cache) for t in range(first, problem.time)], 1)
+
+
+def assert_matches(problem: Problem, bound: float = 1e-5, dtype: torch.dtype = torch.float32,
+                   state_dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
+    """Outputs, state and past are those of the layer on the same rounded inputs."""
+    given = on_device(problem.inputs(), dtype)
+    given["state"] = given["state"].to(state_dtype)
+    cache = empty_cache(problem, given)
+    exact = {name: leaf.double() for name, leaf in given.items()}
+    want, state = layer(problem, exact)
+    got = decoded(problem, given, cache)
+    assert got.dtype is dtype
+    assert rms_error(got, want) < bound
+    assert rms_error(cache.state, state) < bound
+    if cache.past is not None:
+        assert cache.arrivals is not None
+        assert torch.equal(cache.past, conv_state_of(given["qkv"], problem.taps))
+        assert not cache.arrivals.any()
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("write", KINDS)
+@pytest.mark.parametrize("erase", KINDS)
+@pytest.mark.parametrize("decay", KINDS)
+def test_every_variant(decay: str, erase: str, write: str, raw: bool) -> None:
+    assert_matches(Problem(kinds=(decay, erase, write), raw=raw, time=2))
+
+
+def test_bf16_state() -> None:
+    """Rounded once a token, by 2^-9 of itself at most."""
+    assert_matches(Problem(), 1e-2, state_dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("taps", [0, 1, 2, 3, 4, 7])
+def test_any_width_of_the_convolution(taps: int) -> None:
+    assert_matches(Problem(taps=taps, time=9))
+
+
+@pytest.mark.parametrize("activate", [True, False])
+@pytest.mark.parametrize("taps", [0, 4])
+def test_with_and_without_silu_and_norm(taps: int, activate: bool) -> None:
+    assert_matches(Problem(taps=taps, activate=activate))
+
+
+@pytest.mark.parametrize(("heads", "group"), [(1, 1), (1, 4), (3, 1), (2, 3)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_grouped_heads_and_batches(batch: int, heads: int, group: int) -> None:
+    assert_matches(Problem(batch=batch, heads=heads, group=group))
+
+
+@pytest.mark.parametrize(("width", "values"), [(6, 5), (1, 1), (16, 40), (40, 72), (128, 16), (256, 40)])
+def test_any_widths_and_several_blocks_of_values(width: int, values: int) -> None:
+    assert_matches(Problem(batch=1, time=3, width=width, values=values))
+
+
+def test_without_anything_around_it_is_the_recurrence_of_one_token() -> None:
+    problem = Problem(taps=0, activate=False, raw=False, time=1)
+    given = on_device(problem.inputs())
+    q, k, v, g, b, w = rule_inputs(problem, given)
+    want, state = reference(q, k, v, g, b, w, initial_state=given["state"], output_final_state=True, scale=0.5)  # type: ignore[arg-type]
+    cache = empty_cache(problem, given)
+    got = step(problem, given, 0, cache, scale=0.5)
+    assert state is not None
+    assert rms_error(got, want[:, 0]) < 1e-6
+    assert rms_error(cache.state, state) < 1e-6
+
+
+def test_slices_of_one_wide_row() -> None:
+    """As one projection for everything of a token would give them."""
+    problem = Problem(time=1, heads=1)
+    given = on_device(problem.inputs())
+    whole = torch.cat([given[name][:, 0].flatten(1) for name in ("qkv", "g", "b", "w")], -1)
+    parts = whole.split([given[name][0, 0].numel() for name in ("qkv", "g", "b", "w")], -1)
+    sliced = given | {
+        name: part.view(given[name][:, 0].shape).unsqueeze(1)
+        for name, part in zip(("qkv", "g", "b", "w"), parts, strict=True)
+    }
+    assert not sliced["g"][:, 0].is_contiguous()
+    caches = [empty_cache(problem, given) for _ in range(2)]
+    assert torch.equal(decoded(problem, sliced, caches[0]), decoded(problem, given, caches[1]))
+    assert torch.equal(caches[0].state, caches[1].state)
+
+
+def test_writes_where_it_is_told_to() -> None:
+    problem = Problem()
+    given = on_device(problem.inputs())
+    out = given["qkv"].new_full((problem.batch, problem.value_heads, problem.values), torch.nan)
+    got = step(problem, given, 0, empty_cache(problem, given), out=out)
+    assert got is out
+    assert torch.equal(got, step(problem, given, 0, empty_cache(problem, given)))
+
+
+def test_strong_and_missing_decay_stay_finite() -> None:
+    problem = Problem(raw=False)
+    x = problem.inputs()
+    x["g"] = torch.where(torch.arange(problem.width) % 2 == 0, -200.0, 0.0).double().expand_as(x["g"]).contiguous()
+    given = on_device(x)
+    assert rms_error(decoded(problem, given, empty_cache(problem, given)), layer(problem, x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 3, 20])
+def test_decoding_goes_on_where_a_chunked_prompt_ends(prompt: int) -> None:
+    problem = Problem(time=prompt + 5)
+    given = on_device(problem.inputs())
+    want, final = prefilled(problem, given, problem.time)
+    _, state = prefilled(problem, given, prompt)
+    cache = empty_cache(problem, given)
+    cache.state, cache.past = state, conv_state_of(given["qkv"][:, :prompt], problem.taps)
+    got = decoded(problem, given, cache, prompt)
+    assert rms_error(got, want[:, prompt:]) < 1e-5
+    assert rms_error(cache.state, final) < 1e-5
+    assert torch.equal(cache.past, conv_state_of(given["qkv"], problem.taps))
+
+
+def prefilled(problem: Problem, x: dict[str, Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """The first tokens at once, with the layer's convolution and the chunkwise kernels."""
+    convolution = ShortConvolution(problem.channels, problem.taps).to(DEVICE)
+    convolution.weight.data = x["weight"]
+    with torch.no_grad():
+        y = F.silu(convolution(x["qkv"][:, :length]))
+    keys = problem.heads * problem.width
+    q, k, v = (z.unflatten(-1, (-1, width)) for z, width in zip(
+        y.split([keys, keys, problem.value_heads * problem.values], -1),
+        (problem.width, problem.width, problem.values), strict=True,
+    ))  # fmt: skip
+    o, state = gated_delta_rule(
+        q, k, v, *(x[name][:, :length] for name in "gbw"), initial_state=x["state"], output_final_state=True,
+        normalize=True, decay=(x["a"], x["delta"]), erase_range=2.0, write_sigmoid=True,
+    )  # fmt: skip
+    assert state is not None
+    return o, state
+
+
+def test_a_prompt_shorter_than_the_convolution_leaves_zeros_before_it() -> None:
+    qkv = torch.arange(1.0, 7.0).view(1, 2, 3)
+    assert conv_state_of(qkv, 4).tolist() == [[[0, 1, 4], [0, 2, 5], [0, 3, 6]]]
+    assert conv_state_of(qkv, 1).shape == (1, 3, 0)
+
+
+@pytest.mark.parametrize("taps", [0, 4])
+def test_operator_passes_opcheck(taps: int) -> None:
+    problem = Problem(taps=taps)
+    given = on_device(problem.inputs())
+    cache = empty_cache(problem, given)
+    out = torch.empty(problem.batch, problem.value_heads, problem.values, device=DEVICE)
+    inputs = (given["qkv"][:, 0], *(given[name][:, 0] for name in "gbw"), given["a"], given["delta"])
+    constants = (0.5, problem.heads, True, True, 2.0, 1.0)
+    torch.library.opcheck(
+        operator, (*inputs, given.get("weight"), *constants, cache.past, cache.arrivals, cache.state, out)
+    )
+
+
+def test_compiles_without_a_graph_break() -> None:
+    problem = Problem()
+    given = on_device(problem.inputs())
+
+    def model(x: dict[str, Tensor], cache: dict[str, Any]) -> Tensor:
+        qkv, g, b, w = (x[name][:, 0] for name in ("qkv", "g", "b", "w"))
+        return decode_step(
+            2 * qkv, g=g, b=b, w=w, conv_weight=x["weight"], **cache, **problem.options(x)
+        ).relu()  # fmt: skip
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    one, other = empty_cache(problem, given), empty_cache(problem, given)
+    for _ in range(3):
+        assert torch.equal(compiled(given, one.arguments), model(given, other.arguments))
+        assert torch.equal(one.state, other.state)
+        assert one.past is not None
+        assert other.past is not None
+        assert torch.equal(one.past, other.past)
+
+
+GOOD: dict[str, Any] = {
+    "qkv": torch.zeros(2, 56),
+    "state": torch.zeros(2, 4, 6, 8),
+    "heads": 2,
+    "conv_weight": torch.zeros(56, 4),
+    "conv_state": torch.zeros(2, 56, 3),
+    "arrivals": torch.zeros(2, 2, dtype=torch.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"state": torch.zeros(2, 4, 48)}, r"state: shape \[2, 4, 48\]; must be 4 axes"),
+        (
+            {"state": torch.zeros(2, 4, 6, 8).half()},
+            "state: torch.float16 of shape .*; must be torch.float32 or",
+        ),
+        ({"state": torch.zeros(2, 4, 8, 6).mT}, "state: .*contiguous"),
+        ({"state": torch.zeros(2, 4, 6, 300)}, "state: K = 6, V = 300; the Triton kernels take up to 256"),
+        ({"heads": 3}, r"heads: 3; must divide the 4 value heads of state \[2, 4, 6, 8\]"),
+        ({"heads": 0}, "heads: 0; must divide"),
+        ({"qkv": torch.zeros(2, 57)}, r"qkv: shape \[2, 57\]; must be \[2, 56\]"),
+        ({"qkv": torch.zeros(56, 2).mT}, "qkv: torch.float32 of shape .*contiguous behind its batch axis"),
+        ({"qkv": torch.zeros(2, 56).double()}, "qkv: torch.float64 .*must be torch.bfloat16 or"),
+        ({"g": torch.zeros(2, 4)}, r"g: shape \[2, 4\]; must be \[2, 2\] or \[2, 2, 6\]"),
+        ({"b": torch.zeros(2, 2, 8)}, r"b: shape \[2, 2, 8\]; must be \[2, 2\] or \[2, 2, 6\]"),
+        ({"w": torch.zeros(2, 2)}, r"w: shape \[2, 2\]; must be \[2, 4\] or \[2, 4, 8\]"),
+        ({"decay": (torch.zeros(2), torch.zeros(2))}, "decay: given without g"),
+        (
+            {"g": torch.zeros(2, 2, 6), "decay": (torch.zeros(2), torch.zeros(2))},
+            r"decay: δ: shape \[2\]; must be \[2, 6\]",
+        ),
+        ({"conv_weight": torch.zeros(55, 4)}, r"conv_weight: shape \[55, 4\]; must be \[56, width\]"),
+        ({"conv_state": torch.zeros(2, 56, 4)}, r"conv_state: shape \[2, 56, 4\]; must be \[2, 56, 3\]"),
+        ({"conv_state": None}, "conv_state: missing"),
+        ({"arrivals": None}, "arrivals: missing"),
+        ({"arrivals": torch.zeros(2, 4, dtype=torch.int32)}, r"arrivals: shape \[2, 4\]; must be \[2, 2\]"),
+        ({"arrivals": torch.zeros(2, 2)}, "arrivals: torch.float32 of shape .*; must be torch.int32, contiguous"),
+        ({"conv_weight": None}, "conv_state: given without conv_weight"),
+        ({"out": torch.zeros(2, 4, 6)}, r"out: shape \[2, 4, 6\]; must be \[2, 4, 8\]"),
+    ],
+)
+def test_what_does_not_fit_is_said(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as raised:
+        decode_step(**GOOD | change)
+    assert "\n" not in str(raised.value)
+
+
+BIG = Problem(batch=64, heads=8, group=4, width=128, values=128, time=8)
+"""So many programs that a GPU runs them in several waves."""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gpu_dtypes(dtype: torch.dtype) -> None:
+    assert_matches(Problem(width=128, values=128), 1e-5 if dtype is torch.float32 else 5e-3, dtype)
+
+
+@pytest.mark.gpu
+def test_gpu_bf16_state() -> None:
+    assert_matches(Problem(width=128, values=128), 1e-2, torch.bfloat16, torch.bfloat16)
+
+
+@pytest.mark.gpu
+def test_gpu_more_programs_than_fit_at_once() -> None:
+    assert_matches(BIG)
+
+
+@pytest.mark.gpu
+def test_gpu_graph_replay() -> None:
+    """A captured step, replayed with the next token's inputs, goes on as separate calls do."""
+    given = on_device(BIG.inputs())
+    want_cache, cache = empty_cache(BIG, given), empty_cache(BIG, given)
+    want = decoded(BIG, given, want_cache)
+    static = {name: x[:, :1].clone() if name in ("qkv", "g", "b", "w") else x for name, x in given.items()}
+    step(BIG, static, 0, empty_cache(BIG, given))  # compiled before it is captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        o = step(BIG, static, 0, cache)
+    for t in range(BIG.time):
+        for name in ("qkv", "g", "b", "w"):
+            static[name].copy_(given[name][:, t : t + 1])
+        graph.replay()
+        assert torch.equal(o, want[:, t]), t
+    assert torch.equal(cache.state, want_cache.state)
+    assert cache.past is not None
+    assert want_cache.past is not None
+    assert torch.equal(cache.past, want_cache.past)
