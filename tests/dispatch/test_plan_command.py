@@ -381,6 +381,8 @@ def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
 
 COMMAND_MISTAKES = [
     (["-m", "hydra/launcher=slurm"], "hydra/launcher=slurm: sbatch is not here; allowed is local or inline"),
+    (["hydra/launcher=slurm"], "hydra/launcher=slurm: allowed with -m; without it a trial runs in this process"),
+    (["-m", "hydra/launcher=basic"], "hydra/launcher=basic: allowed is one of inline, local, slurm"),
     (["-m", "hydra.launcher.wrokers=2"], "hydra.launcher.wrokers: no such key; allowed is one of kind, workers"),
     (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
     (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep

@@ -44,7 +44,7 @@ MISTAKES = [
     (["seed=-1"], ["seed=-1", "from 0"]),
     (["+colour=red"], ["+colour=red", "no key outside"]),
     (["+train.colour=red"], ["+train.colour=red", "no key outside"]),
-    (["hydra/launcher=moon"], ["hydra/launcher=moon", "inline, local"]),
+    (["hydra/launcher=moon"], ["hydra/launcher=moon: allowed is one of inline, local, slurm"]),
     (["variant=kda,delta_net"], ["variant=kda,delta_net", "multirun"]),
 ]
 
@@ -198,6 +198,7 @@ def test_a_launcher_is_what_hydras_words_say(overrides: list[str], spec: Launche
 
 LAUNCHER_MISTAKES = [
     ("hydra/launcher=moon", "hydra/launcher=moon: allowed is one of"),
+    ("hydra/launcher=basic", "hydra/launcher=basic: allowed is one of inline, local, slurm"),  # Hydra's own
     ("hydra.launcher.wrokers=2", "hydra.launcher.wrokers: no such key; allowed is one of kind, workers, threads"),
     ("+hydra.launcher.colour=red", "hydra.launcher.colour"),
     ("hydra.launcher.partition=long", "hydra.launcher.partition: no such key"),  # the local pool has none

@@ -90,6 +90,8 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
     if settings.sweep:
         key, value = next(iter(settings.sweep.items()))
         raise UsageError(f"sweep.{key}={value}: allowed with -m or study=NAME, a single trial sweeps over nothing")
+    if launcher.kind is Kind.slurm:
+        raise UsageError("hydra/launcher=slurm: allowed with -m; without it a trial runs in this process")
     pairs = _cell_keys(_pairs(overrides))
     plain = plain_study([pairs], [settings.seed], settings.variant) | {"question": "one trial"}
     request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})

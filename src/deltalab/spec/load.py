@@ -144,6 +144,7 @@ def launcher(overrides: Sequence[str]) -> LauncherSpec:
     Raises:
         UsageError: an unknown key or choice, or a value that is not allowed; one line.
     """
+    refuse_other_launchers(overrides)
     register()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     try:
@@ -151,6 +152,22 @@ def launcher(overrides: Sequence[str]) -> LauncherSpec:
         return launcher_of(config.hydra.launcher)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
+
+
+def refuse_other_launchers(arguments: Sequence[str]) -> None:
+    """Say before Hydra starts that a launcher is none of ours: Hydra's own (basic) would end after the first cell.
+
+    Raises:
+        UsageError: ``hydra/launcher=`` names what is not in conf/.
+    """
+    for argument in arguments:
+        group, _, name = argument.partition("=")
+        if group == "hydra/launcher" and name not in _launchers():
+            raise ConfigError(group, name, _launchers())
+
+
+def _launchers() -> list[str]:
+    return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
 def launcher_of(node: DictConfig) -> LauncherSpec:
@@ -272,7 +289,8 @@ def explain(error: BaseException) -> str:
     cause = error.__cause__
     if choice := re.search(r"Could not find '(.+)/(.*?)'\s+Available options in '.+?': (.*?) Config search path", text):
         group, name, options = choice.groups()
-        return f"{group}={name}: allowed is one of {', '.join(options.split())}"
+        allowed = _launchers() if group == "hydra/launcher" else options.split()  # Hydra's own is none of ours
+        return f"{group}={name}: allowed is one of {', '.join(allowed)}"
     if unknown := re.search(r"Could not override '(.+?)'", text):
         owner = getattr(cause, "object_type", None)
         names = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
