@@ -26,6 +26,7 @@ from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
 from tests.dispatch.launching import LOCAL, QUIET, Desk
+from tests.dispatch.slurm_programs import SlurmPrograms
 from tests.specs import TWO_CELLS, study_file
 
 INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1", QUIET)
@@ -387,6 +388,31 @@ COMMAND_MISTAKES = [
     (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
     (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep
 ]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = SlurmPrograms(tmp_path / "bin", monkeypatch)
+    for name in ("sbatch", "srun"):
+        slurm.says(name)
+    slurm.says("scontrol", code=1, error="scontrol: fatal: Unable to process configuration file\n")
+    desk = Desk(tmp_path)
+    arguments = ("-m", "variant=kda", "train=smoke", "train.steps=1", "eval.sequences=1", QUIET)
+    done = desk.launch(*arguments, "hydra/launcher=slurm")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "deltalab: hydra/launcher=slurm: scontrol: Unable to process configuration file; nothing was submitted or put "
+        "on record (deltalab doctor says more)\n"
+    )
+    assert len(slurm.calls("scontrol")) == 1
+    assert slurm.calls("sbatch") == []
+    assert not (desk.runs / "studies").exists()
+    assert desk.launch(*arguments).returncode == 0
+    submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
+    assert submitted.returncode == 0, submitted.stderr
+    assert len(slurm.calls("scontrol")) == 1
 
 
 @pytest.mark.slow

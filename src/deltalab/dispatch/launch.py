@@ -126,7 +126,7 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
         console=console,
     )
     if settings.plan is not Planning.true:
-        _refuse_impossible(plan, launcher)
+        refuse_impossible(plan, launcher)
     if settings.plan is Planning.calibrate:
         _calibrate(plan, launch, console)
         plan = request.plan(observer)
@@ -161,17 +161,24 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
         console.print("Times and memory are in the plan once these have run.", highlight=False)
 
 
-def _refuse_impossible(plan: Plan, launcher: LauncherSpec) -> None:
+def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -> None:
     """Say before anything starts what this machine, or a batch, cannot do.
+
+    Args:
+        plan: what to run.
+        launcher: how.
+        retry: trials are run again that have ended.
 
     Raises:
         UsageError: no Slurm, no GPU, too few GPUs, or a batch that a trial's processes cannot divide.
+        SlurmError: there are trials to submit and no cluster answers.
     """
     processes = launcher.processes
     if launcher.kind is Kind.slurm:
         from deltalab.dispatch.slurm import refuse_without_slurm
+        from deltalab.dispatch.submit import TO_LAUNCH
 
-        refuse_without_slurm()
+        refuse_without_slurm(retry or launcher.retry_failed or bool(plan.with_state(*TO_LAUNCH)))
     elif launcher.device is Device.cuda and not gpus():
         raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
     elif not gpu_shares(launcher):

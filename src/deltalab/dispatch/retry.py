@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltalab.dispatch import steer
+from deltalab.dispatch.launch import refuse_impossible
 from deltalab.dispatch.show import make_console
 from deltalab.dispatch.states import Observer
 from deltalab.dispatch.submit import TO_LAUNCH, TO_RETRY, Launch
@@ -115,6 +116,7 @@ def _relaunch(asked: Retry, observer: Observer, name: str, trials: list[str], ho
         code = asked.ask(files)
     how = how or launcher_spec(record.launcher)
     plan = recorded_plan(record, trials, observer.runs, observer.records)
+    refuse_impossible(plan, how, retry=True)
     launch = Launch(
         replan=lambda: plan,
         launcher=replace(how, code=Code(code or "current")),
