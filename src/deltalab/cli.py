@@ -158,12 +158,15 @@ def sync(
 ) -> None:
     """Bring MLflow up to date from the journals."""
     ledger.read_study(runs, study)
+    from deltalab.dispatch.progress import many
     from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
 
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)
     sent = mirror.sync()
-    _console().print(f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False)
+    _console().print(
+        f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
+    )
 
 
 @app.command()
@@ -207,10 +210,10 @@ def main() -> None:
 
 
 def _study_or_newest(runs: Path, study: str | None) -> str:
-    launched = ledger.list_studies(runs)
-    if study is None and not launched:
+    found = study or ledger.newest_study(runs)
+    if found is None:
         raise NotFoundError(f"runs={runs}: no study was launched from here; start with python launch.py -m study=NAME")
-    return study or launched[0]
+    return found
 
 
 def _ask_which_code(files: list[str]) -> str:

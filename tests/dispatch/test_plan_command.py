@@ -180,7 +180,10 @@ def test_totals_count_gpus_and_money_as_far_as_times_are_known(tmp_path: Path) -
     assert totals["money"] == pytest.approx(hours * 2.5)
     assert f"{hours:,.2f} GPU-hours, {hours * 2.5:,.2f} at 2.5 a GPU-hour" in shown(plan, slurm)
     assert "3.0 GiB" in shown(plan)
-    assert plan_json(plan, SlurmSpec(gpus_per_trial=0))["totals"]["gpu_hours"] is None
+    without = SlurmSpec(gpus_per_trial=0, gpu_hour_price=2.5)
+    totals = plan_json(plan, without)["totals"]
+    assert (totals["gpu_hours"], totals["money"]) == (None, None)
+    assert "a GPU-hour" not in shown(plan, without)
 
 
 def test_what_is_known_to_be_too_much_is_asked_about_though_more_is_unknown(tmp_path: Path) -> None:
@@ -282,6 +285,8 @@ def test_a_calibration_measures_every_shape_and_the_plan_shows_it(measured: Desk
     assert not ledger.study_dir(measured.runs, "ask").exists()
     specs = [ledger.load_spec(folder) for folder in (measured.runs / "trials").iterdir()]
     assert [spec.train.steps for spec in specs] == [20, 20]
+    record = ledger.read_study(measured.runs, "ask-calibration")
+    assert [cell.name for cell in record.cells] == ["variant=gated_delta_net_2", "variant=gated_delta_net_2_wide"]
 
 
 @pytest.mark.slow

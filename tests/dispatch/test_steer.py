@@ -323,10 +323,15 @@ def test_changed_code_is_that_of_the_trials_asked_for(runs: Path, tmp_path: Path
     assert steer.changed_code(root, observer, ["abcde1"]) == ["all of it (the code it ran is gone)"]
 
 
-def test_a_log_is_shown_as_far_as_it_goes_or_followed_to_the_trials_end(runs: Path) -> None:
+def test_a_log_is_shown_as_far_as_it_goes_or_followed_to_the_trials_end(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, said = ledger.trial_dir(runs, "abcde1"), bytearray()
     with pytest.raises(NotFoundError, match="abcde1: no log yet, it is planned; -f waits for it"):
         steer.read_log(Observer(runs), "abcde1", False, said.extend)
+    (folder / LOG).write_bytes(b"")
+    steer.read_log(Observer(runs), "abcde1", False, said.extend)
+    assert (said, capsys.readouterr().err) == (b"", f"abcde1 has printed nothing ({folder / LOG})\n")
     (folder / LOG).write_bytes(b"one\n")
     steer.read_log(Observer(runs), "abcde1", False, said.extend)
     assert said == b"one\n"
