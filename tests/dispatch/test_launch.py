@@ -149,7 +149,7 @@ MISTAKES = [
     (["-m", "study=nothing"], "study=nothing: no such study"),
     (["-m", "study={study}", "variant=kda"], "variant is set by factor variant of study ask"),
     (["-m", "study={study}", "train.lr=1e-3,1e-2"], "train.lr: several values"),
-    (["-m", "study={study}", "seed=a"], "seed=a: Value 'a'"),
+    (["-m", "study={study}", "seed=a"], "seed=a: allowed is an integer"),
     (["variant.tie=true"], "variant.tie=true"),
     (["hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
     (["~tracking"], "~tracking: allowed is key=value"),
