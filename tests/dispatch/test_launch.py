@@ -226,8 +226,10 @@ def test_the_plan_is_shown_without_anything_written(desk: Desk) -> None:
 
 def test_a_runs_folder_that_cannot_be_written_is_one_line(desk: Desk) -> None:
     desk.runs.write_text("a file")
-    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", QUIET)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert str(desk.runs) in done.stderr
-    assert done.stderr.startswith("deltalab: ")
+    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", QUIET)
+    for runs, why in ((desk.runs, "File exists"), ("/proc/runs", "No such file or directory")):
+        done = desk.launch(*arguments, f"runs={runs}")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"deltalab: runs={runs}: cannot be written ({why}); name another with runs= or DELTALAB_RUNS\n"
+        )

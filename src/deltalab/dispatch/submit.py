@@ -25,7 +25,7 @@ from deltalab.study.check import differences
 from deltalab.study.plan import Plan
 from deltalab.study.submissions import Submission
 from deltalab.track.claim import claimed
-from deltalab.track.files import naming_full_disk, write_atomic
+from deltalab.track.files import naming_full_disk, refuse_unwritable, write_atomic
 from deltalab.track.journal import Journal, State
 
 TO_LAUNCH = (State.planned, State.preempted, State.lost)
@@ -70,8 +70,12 @@ class Launch:
         Returns:
             Exit code: 0 all completed (or diverged, a result) or submitted, 1 some failed or could not be submitted,
             130 interrupted.
+
+        Raises:
+            CannotWrite: the runs folder cannot be written.
         """
         with naming_full_disk(self.runs):
+            refuse_unwritable(self.runs)
             return self._submit(plan) if self.launcher.kind is Kind.slurm else self._run_here(plan)
 
     def _run_here(self, plan: Plan) -> int:
