@@ -133,7 +133,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_launcher_is_followed(desk: Des
     done = desk.launch(*arguments)
     assert done.returncode == 0, done.stdout
     assert desk.states() == [State.completed] * 4
-    assert "run in another process; following" in done.stdout
+    assert "in another process; following" in done.stdout
 
 
 def test_divergence_is_a_result(desk: Desk) -> None:
