@@ -52,6 +52,7 @@ def main() -> None:
     sys.argv = [FLAGS.get(argument, argument) for argument in sys.argv]
     load.register()
     with mistakes_in_one_line():
+        load.refuse_other_launchers(sys.argv[1:])
         run()
 
 

@@ -115,6 +115,9 @@ def mismatch(results: Results, cell: CellRecord) -> str:
     return f"{percent(cell.mismatch)} parameters from the baseline, more than the tolerance of {tolerance:.2%}"
 
 
+BOLD = "Bold: the best mean among the cells with the most values; ties within rounding are all bold."
+
+
 def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     """What holds for the whole table: how each number was computed and what it cannot say."""
     primary = results.metrics[0]
@@ -129,7 +132,7 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     if summary.differences and most:
         said.append(_difference_remark(primary, summary))
     if any(metric.goal for metric in results.metrics) and len(results.cells) > 1 and most:
-        said.append("Bold: the best mean among the cells with the most values; ties within rounding are all bold.")
+        said.append(BOLD)
     undirected = [metric.name for metric in results.metrics if metric.goal is None]
     if undirected:
         said.append(f"No best value is marked for {', '.join(undirected)}: the study does not say which way is better.")

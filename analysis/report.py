@@ -14,7 +14,7 @@ from analysis import formats, raw
 from analysis.canvas import Picture
 from analysis.collate import Results
 from analysis.figures import draw_all
-from analysis.numbers import duration, number
+from analysis.numbers import duration, many, number
 from analysis.sources import commits, day, hardware, provenance_line
 from analysis.statistics import Summary
 from analysis.tables import SIGNIFICANT, Table, comparison_table, differences_table, effects_table, places_of
@@ -242,7 +242,7 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
         ("Commit", commits(results)),
         ("Local changes", "kept in runs/snapshots, under the digest in a trial's provenance.json" if dirty else "none"),
         ("Hardware", "; ".join(hardware(results))),
-        ("Time", f"{duration(sum(alone['seconds']))} over {len(alone)} trials"),
+        ("Time", f"{duration(sum(alone['seconds']))} over {many(len(alone), 'trial')}"),
         ("Python", str(launch.get("python", "unknown"))),
         ("Packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
     ]

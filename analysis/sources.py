@@ -3,6 +3,7 @@
 import time
 
 from analysis.collate import Results
+from analysis.numbers import many
 from deltalab.track.journal import State
 
 
@@ -12,7 +13,7 @@ def provenance_line(results: Results) -> str:
     counted = ", ".join(f"{states[state.value]} {state.value}" for state in State if states[state.value])
     parts = [
         f"study {results.record.name}",
-        f"{sum(states.values())} trials ({counted})",
+        f"{many(sum(states.values()), 'trial')} ({counted})",
         f"commit {commits(results)}",
         f"launched {day(results.record.created)}",
         "; ".join(hardware(results)),
@@ -30,7 +31,7 @@ def commits(results: Results) -> str:
     named = [f"{commit[:10]}{' with local changes' if dirty else ''}" for commit, dirty in distinct]
     if len(distinct) == 1:
         return named[0]
-    return ", ".join(f"{name} ({found.count(key)} trials)" for name, key in zip(named, distinct, strict=True))
+    return ", ".join(f"{name} ({many(found.count(key), 'trial')})" for name, key in zip(named, distinct, strict=True))
 
 
 def hardware(results: Results) -> list[str]:

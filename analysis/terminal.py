@@ -5,6 +5,7 @@ from rich.text import Text
 
 from analysis.collate import Results
 from analysis.formats import superscript, to_rich
+from analysis.notes import BOLD
 from analysis.report import Report
 from analysis.statistics import Summary
 from analysis.tables import Table, effects_table
@@ -31,7 +32,7 @@ def _print_table(console: Console, table: Table) -> None:
         console.print(part)
     for mark, text in table.notes:
         console.print(Text.assemble((superscript((mark,)), "yellow"), " ", text))
-    for remark in table.remarks:
+    for remark in (remark for remark in table.remarks if console.is_terminal or remark != BOLD):
         console.print(Text(remark, style="bright_black"))
 
 

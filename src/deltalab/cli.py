@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.prompt import Prompt
 
 from deltalab.errors import DeltalabError, NotFoundError
 from deltalab.study import ledger
+from deltalab.track.journal import State
 
 app = typer.Typer(
     help="Plan, follow and steer ablation studies of gated delta-rule language models.",
@@ -100,14 +102,17 @@ def cancel(
     from deltalab.dispatch.states import Observer
 
     named = {n.trial: n for text in trials for n in steer.find(runs, text, study)}
-    done, asked, refused = steer.cancel(Observer(runs), list(named))
-    ended = len(named) - len(done) - len(asked)
+    observer = Observer(runs)
+    done, asked, refused = steer.cancel(observer, list(named))
+    ended = Counter(record.state for record in observer.records(named.keys() - {*done, *asked}).values())
     parts = [f"{len(done)} cancelled"] if done else []
     parts += [f"{len(asked)} running, asked to checkpoint and stop"] if asked else []
-    parts += [f"{ended} had ended already"] if ended else []
-    _console().print(
-        ", ".join(parts) + "; deltalab retry TRIAL, or a cell, runs them again", highlight=False, soft_wrap=True
-    )
+    said = ", ".join(f"{ended[state]} {state.value}" for state in State if ended[state])
+    parts += [f"{ended.total()} had ended already ({said})"] if ended else []
+    again = done or asked or set(ended) - {State.completed}
+    which = "them again" if not ended[State.completed] else "again what is not completed"
+    hint = f"; deltalab retry TRIAL, or a cell, runs {which}" if again else ""
+    _console().print(", ".join(parts) + hint, highlight=False, soft_wrap=True)
     if refused:
         _console().print(
             f"jobs stay in Slurm's queue until they find that out: {refused}", style="yellow", soft_wrap=True
@@ -128,7 +133,7 @@ def retry(
         list[str] | None, typer.Option("--set", help="How to run, e.g. hydra/launcher=slurm; as before when left out.")
     ] = None,
 ) -> None:
-    """Run trials again: failed and lost ones of a study, or those named by id or cell whatever ended them."""
+    """Run trials again: failed and lost ones of a study, or those named by id or cell unless completed."""
     from deltalab.dispatch.retry import Retry, retry_trials
 
     asked = Retry(
@@ -153,12 +158,15 @@ def sync(
 ) -> None:
     """Bring MLflow up to date from the journals."""
     ledger.read_study(runs, study)
+    from deltalab.dispatch.progress import many
     from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
 
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)
     sent = mirror.sync()
-    _console().print(f"{study}: {sent} trials had something new for {without_password(mirror.uri)}", highlight=False)
+    _console().print(
+        f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
+    )
 
 
 @app.command()
@@ -202,10 +210,10 @@ def main() -> None:
 
 
 def _study_or_newest(runs: Path, study: str | None) -> str:
-    launched = ledger.list_studies(runs)
-    if study is None and not launched:
+    found = study or ledger.newest_study(runs)
+    if found is None:
         raise NotFoundError(f"runs={runs}: no study was launched from here; start with python launch.py -m study=NAME")
-    return study or launched[0]
+    return found
 
 
 def _ask_which_code(files: list[str]) -> str:

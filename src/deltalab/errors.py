@@ -7,6 +7,7 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 │   └── NotFoundError          a study, trial or file that does not exist
 ├── TrialFailed                a trial of a launch failed; its traceback is in its log
 ├── DiskFull                   the run directory's disk is full; the trial can continue from its checkpoint
+├── CannotWrite                the runs folder cannot be written
 └── Busy                       another live process holds the trial
 """
 
@@ -66,6 +67,10 @@ class TrialFailed(DeltalabError):
 
 class DiskFull(DeltalabError):
     """The run directory's disk is full; the trial can continue from its checkpoint."""
+
+
+class CannotWrite(DeltalabError):
+    """The runs folder cannot be written."""
 
 
 class Busy(DeltalabError):

@@ -1,15 +1,18 @@
 """The report's files: one self-contained page, the same in Markdown, and pictures."""
 
+import io
 import re
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from analysis.collate import collate
 from analysis.report import Report, brief, make_report, to_html, to_markdown, write_report
 from analysis.statistics import summarise
+from analysis.terminal import show
 from deltalab.spec.study import Design, Goal
 from deltalab.track.journal import State
 from tests.analysis.studies import ACCURACY, LOSS, Levels, Made, Outcome, constant, falling, make_study
@@ -243,3 +246,12 @@ def test_studies_of_other_shapes(tmp_path: Path, factors: dict[str, list[str]], 
         Page(to_html(report))
     assert bool(report.pictures) is begun
     assert (report.effects is None) is (len(factors) == 1)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bold_is_explained_where_bold_is_seen(made: Made, terminal: bool) -> None:
+    results = collate(made.runs, made.name)
+    summaries = summarise(results)
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+    show(console, make_report(results, summaries), summaries)
+    assert ("Bold: the best mean" in console.file.getvalue()) is terminal  # type: ignore[attr-defined]

@@ -84,9 +84,14 @@ def test_more_gpus_than_there_are_is_refused(
 
 
 @pytest.mark.parametrize(("count", "code"), [(0, 0), (0, 9), (3, 9)], ids=["no GPU", "no driver", "a broken driver"])
-def test_without_gpus_trials_run_without(machine: Path, count: int, code: int) -> None:
+def test_without_gpus_trials_run_without_unless_several_were_asked_for(machine: Path, count: int, code: int) -> None:
     driver(machine, count, code)
-    assert gpu_shares(LauncherSpec(gpus_per_trial=4)) == []
+    assert gpu_shares(LauncherSpec()) == gpu_shares(LauncherSpec(gpus_per_trial=0)) == []
+    assert gpu_shares(LauncherSpec(gpus_per_trial=4, device=Device.cpu)) == []  # who says cpu means it
+    for device in (Device.auto, Device.cuda):
+        with pytest.raises(UsageError) as caught:
+            gpu_shares(LauncherSpec(gpus_per_trial=4, device=device))
+        assert str(caught.value) == "hydra.launcher.gpus_per_trial=4: no GPU is visible here; allowed is 0 or 1"
 
 
 @pytest.mark.parametrize(

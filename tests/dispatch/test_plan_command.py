@@ -26,6 +26,7 @@ from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
 from tests.dispatch.launching import LOCAL, QUIET, Desk
+from tests.dispatch.slurm_programs import SlurmPrograms
 from tests.specs import TWO_CELLS, study_file
 
 INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1", QUIET)
@@ -179,7 +180,10 @@ def test_totals_count_gpus_and_money_as_far_as_times_are_known(tmp_path: Path) -
     assert totals["money"] == pytest.approx(hours * 2.5)
     assert f"{hours:,.2f} GPU-hours, {hours * 2.5:,.2f} at 2.5 a GPU-hour" in shown(plan, slurm)
     assert "3.0 GiB" in shown(plan)
-    assert plan_json(plan, SlurmSpec(gpus_per_trial=0))["totals"]["gpu_hours"] is None
+    without = SlurmSpec(gpus_per_trial=0, gpu_hour_price=2.5)
+    totals = plan_json(plan, without)["totals"]
+    assert (totals["gpu_hours"], totals["money"]) == (None, None)
+    assert "a GPU-hour" not in shown(plan, without)
 
 
 def test_what_is_known_to_be_too_much_is_asked_about_though_more_is_unknown(tmp_path: Path) -> None:
@@ -281,6 +285,8 @@ def test_a_calibration_measures_every_shape_and_the_plan_shows_it(measured: Desk
     assert not ledger.study_dir(measured.runs, "ask").exists()
     specs = [ledger.load_spec(folder) for folder in (measured.runs / "trials").iterdir()]
     assert [spec.train.steps for spec in specs] == [20, 20]
+    record = ledger.read_study(measured.runs, "ask-calibration")
+    assert [cell.name for cell in record.cells] == ["variant=gated_delta_net_2", "variant=gated_delta_net_2_wide"]
 
 
 @pytest.mark.slow
@@ -381,10 +387,37 @@ def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
 
 COMMAND_MISTAKES = [
     (["-m", "hydra/launcher=slurm"], "hydra/launcher=slurm: sbatch is not here; allowed is local or inline"),
+    (["hydra/launcher=slurm"], "hydra/launcher=slurm: allowed with -m; without it a trial runs in this process"),
+    (["-m", "hydra/launcher=basic"], "hydra/launcher=basic: allowed is one of inline, local, slurm"),
     (["-m", "hydra.launcher.wrokers=2"], "hydra.launcher.wrokers: no such key; allowed is one of kind, workers"),
     (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
     (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep
 ]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = SlurmPrograms(tmp_path / "bin", monkeypatch)
+    for name in ("sbatch", "srun"):
+        slurm.says(name)
+    slurm.says("scontrol", code=1, error="scontrol: fatal: Unable to process configuration file\n")
+    desk = Desk(tmp_path)
+    arguments = ("-m", "variant=kda", "train=smoke", "train.steps=1", "eval.sequences=1", QUIET)
+    done = desk.launch(*arguments, "hydra/launcher=slurm")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "deltalab: hydra/launcher=slurm: scontrol: Unable to process configuration file; nothing was submitted or put "
+        "on record (deltalab doctor says more)\n"
+    )
+    assert len(slurm.calls("scontrol")) == 1
+    assert slurm.calls("sbatch") == []
+    assert not (desk.runs / "studies").exists()
+    assert desk.launch(*arguments).returncode == 0
+    submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
+    assert submitted.returncode == 0, submitted.stderr
+    assert len(slurm.calls("scontrol")) == 1
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 
 from deltalab.dispatch import snapshot
 from deltalab.errors import UsageError
+from deltalab.track.provenance import provenance
 
 AUTHOR = ("-c", "user.name=A", "-c", "user.email=a@b", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false")
 
@@ -128,6 +129,24 @@ def test_ignored_files_and_the_runs_folder_are_left_out(root: Path, tmp_path: Pa
     (root / "dangling").symlink_to("nowhere")
     assert snapshot.take(root, inside) == before
     assert not any("results here" in name for name in kept(inside, before))
+
+
+@pytest.mark.parametrize(
+    ("file", "dirty"),
+    [
+        ("src/lab/new.py", True),
+        ("conf/variant/new.yaml", True),
+        ("analysis/new.py", True),
+        ("sweeps/new.yaml", False),
+        ("notes.md", False),
+        ("src/lab/weights.bin", False),  # ignored
+    ],
+)
+def test_new_code_is_a_local_change(root: Path, runs: Path, file: str, dirty: bool) -> None:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text("new")
+    assert snapshot.origin(runs, snapshot.take(root, runs)).get("dirty", False) is dirty
+    assert provenance(root)["dirty"] is dirty
 
 
 def test_a_dirty_tree_is_recorded_as_a_patch_of_its_commit(root: Path, runs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from deltalab.dispatch.states import Observer
-from deltalab.dispatch.status import MANY, Status, newest
+from deltalab.dispatch.status import MANY, Status
 from deltalab.errors import NotFoundError
 from deltalab.spec.study import Equivalence, Goal, StudySpec
 from deltalab.study import ledger
@@ -173,7 +174,7 @@ def test_tuning_trials_have_rows_and_waiting_cells_are_said(tmp_path: Path) -> N
         ("cc", "variant=delta_net", 0),
     ]
     (line,) = status.lines
-    assert line.startswith("1 cells wait for tuning")
+    assert line.startswith("1 cell waits for tuning")
 
 
 def test_trials_that_cells_share_have_one_row(tmp_path: Path) -> None:
@@ -195,8 +196,15 @@ def test_cells_that_should_be_equal_and_are_not_are_said(tmp_path: Path) -> None
 
 
 def test_the_newest_study_is_the_one_launched_last(tmp_path: Path) -> None:
-    assert newest(tmp_path) is None
+    assert ledger.newest_study(tmp_path) is None
     with pytest.raises(NotFoundError, match="study=ask: not launched yet"):
         Status(Observer(tmp_path), "ask")
     launched(tmp_path, cell("variant=kda", {0: "aa"}))
-    assert newest(tmp_path) == "ask"
+    assert ledger.newest_study(tmp_path) == "ask"
+    measured = ledger.study_dir(tmp_path, "ask-calibration") / "study.json"
+    measured.parent.mkdir()
+    measured.write_text("{}")
+    os.utime(measured, (2**32, 2**32))
+    assert ledger.newest_study(tmp_path) == "ask"
+    (ledger.study_dir(tmp_path, "ask") / "study.json").unlink()
+    assert ledger.newest_study(tmp_path) == "ask-calibration"

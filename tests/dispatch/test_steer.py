@@ -2,15 +2,18 @@
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deltalab import cli
 from deltalab.dispatch import snapshot, steer
 from deltalab.dispatch.job import CANCEL, LOG
+from deltalab.dispatch.retry import Retry, retry_trials
 from deltalab.dispatch.states import Observer
-from deltalab.errors import NotFoundError
+from deltalab.errors import NotFoundError, UsageError
 from deltalab.spec.study import StudySpec
 from deltalab.study import ledger
 from deltalab.study.design import cell_name
@@ -249,6 +252,61 @@ def test_a_retry_takes_failed_and_lost_trials_or_those_of_one_kind(
     assert {one for one in State if steer.wants_retry(one, failed, lost)} == chosen
 
 
+def retried(runs: Path, *texts: str, launcher: Sequence[str] = ()) -> int:
+    return retry_trials(
+        Retry(
+            runs=runs, texts=list(texts), study=None, failed=False, lost=False, code="current",
+            launcher=list(launcher), ask=None,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("train.steps=3", "--set train.steps=3: allowed is hydra/launcher=… or hydra.launcher.KEY=…"),
+        ("hydra.launcherworkers=3", "--set hydra.launcherworkers=3: allowed is hydra/launcher=… or hydra.launcher.KEY"),
+        ("hydra.run.dir=here", "--set hydra.run.dir=here: allowed is"),
+        ("hydra/launcher=moon", "hydra/launcher=moon: allowed is one of inline, local, slurm"),
+        ("hydra.launcher.workers=0", "hydra.launcher.workers=0: allowed is"),
+    ],
+)
+def test_a_retry_sets_the_launcher_and_nothing_else(runs: Path, given: str, said: str) -> None:
+    for trial in TRIALS:  # though there is nothing to run again
+        Journal(ledger.trial_dir(runs, trial)).state(State.completed)
+    with pytest.raises(UsageError) as caught:
+        retried(runs, "ask", launcher=[given])
+    assert said in str(caught.value)
+
+
+def test_a_retry_that_runs_nothing_says_what_would(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for trial in TRIALS:
+        Journal(ledger.trial_dir(runs, trial)).state(State.completed)
+    assert retried(runs, "ask") == 0
+    assert capsys.readouterr().out == "Nothing to run again.\nask: 6 completed\n"
+    for trial, end in zip(TRIALS, (State.preempted, State.preempted, State.cancelled), strict=False):
+        Journal(ledger.trial_dir(runs, trial)).state(end)
+    assert retried(runs, "ask") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(said[1].removeprefix("ask: ").split(", ")) == ["1 cancelled", "2 preempted", "3 completed"]
+    assert said[2:] == [
+        "  what is preempted goes on with: python launch.py",
+        "  what is cancelled runs again when named: deltalab retry TRIAL, or a cell",
+    ]
+
+
+def test_cancelling_says_what_runs_again(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(ledger.trial_dir(runs, "abcde1")).state(State.completed)
+    cli.cancel(["abcde1"], runs)
+    assert capsys.readouterr().out == "1 had ended already (1 completed)\n"
+    Journal(ledger.trial_dir(runs, "abcde2")).state(State.failed)
+    cli.cancel(["abcde1", "abcde2", "bcdef1"], runs)
+    assert capsys.readouterr().out == (
+        "1 cancelled, 2 had ended already (1 completed, 1 failed); deltalab retry TRIAL, or a cell, runs again what is "
+        "not completed\n"
+    )
+
+
 def test_changed_code_is_that_of_the_trials_asked_for(runs: Path, tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     (root / "src").mkdir(parents=True)
@@ -265,10 +323,15 @@ def test_changed_code_is_that_of_the_trials_asked_for(runs: Path, tmp_path: Path
     assert steer.changed_code(root, observer, ["abcde1"]) == ["all of it (the code it ran is gone)"]
 
 
-def test_a_log_is_shown_as_far_as_it_goes_or_followed_to_the_trials_end(runs: Path) -> None:
+def test_a_log_is_shown_as_far_as_it_goes_or_followed_to_the_trials_end(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, said = ledger.trial_dir(runs, "abcde1"), bytearray()
     with pytest.raises(NotFoundError, match="abcde1: no log yet, it is planned; -f waits for it"):
         steer.read_log(Observer(runs), "abcde1", False, said.extend)
+    (folder / LOG).write_bytes(b"")
+    steer.read_log(Observer(runs), "abcde1", False, said.extend)
+    assert (said, capsys.readouterr().err) == (b"", f"abcde1 has printed nothing ({folder / LOG})\n")
     (folder / LOG).write_bytes(b"one\n")
     steer.read_log(Observer(runs), "abcde1", False, said.extend)
     assert said == b"one\n"

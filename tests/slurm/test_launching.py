@@ -99,7 +99,7 @@ def test_what_a_limit_leaves_out_is_submitted_by_the_next_launch(desk: SlurmDesk
     study, account = desk.study(TWO_TRIALS), "hydra.launcher.account=few"
     said = desk.submit(study, account, "hydra.launcher.patience_s=0", code=1)
     assert "AssocMaxSubmitJobLimit" in said or "the cluster takes no more jobs" in said
-    assert "1 trials were not submitted" in said
+    assert "1 trial was not submitted" in said
     desk.finish()
     assert sorted(desk.shown()) == ["completed", "planned"]
     desk.cluster.call("scancel", *held)

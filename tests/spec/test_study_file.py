@@ -92,6 +92,8 @@ def test_a_mistake_names_file_key_value_and_what_is_allowed(tmp_path: Path, old:
 def test_a_study_without_factors_or_of_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="at least one factor"):
         read_study(study_file(tmp_path, "baseline: {}\nfactors: {}\n"))
+    with pytest.raises(StudyError, match="file=empty: allowed is a mapping of name, question"):
+        read_study(study_file(tmp_path, "# nothing yet\n"))
     path = tmp_path / "bytes.yaml"
     path.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(StudyError, match="YAML"):

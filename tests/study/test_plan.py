@@ -74,6 +74,15 @@ def test_an_impossible_cell_is_named(tmp_path: Path) -> None:
         plan_study(read_study(study_file(tmp_path, text)), {}, tmp_path)
 
 
+def test_a_mistake_of_every_cell_is_said_without_one(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path, TWO_CELLS))
+    with pytest.raises(UsageError, match=r"^train.steps=abc: allowed is an integer$"):
+        plan_study(study, {"train.steps": "abc"}, tmp_path)
+    one = parse_study(plain_study([{"variant.tie": "true"}], [0], "gated_delta_net_2"), "command line", "one")
+    with pytest.raises(UsageError, match=r"^variant.tie=true with erase="):
+        plan_study(one, {}, tmp_path)
+
+
 def test_the_baseline_cannot_be_excluded(tmp_path: Path) -> None:
     text = TWO_CELLS + "exclude: [{when: {variant: gated_delta_net_2}, reason: tired}]\n"
     with pytest.raises(StudyError, match="any cell but the baseline"):

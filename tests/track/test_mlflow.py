@@ -137,6 +137,28 @@ def test_a_uri_that_cannot_work_is_one_line_without_the_password(desk: Desk, uri
     assert "secret" not in done.stderr
 
 
+def test_a_server_away_is_one_phrase(desk: Desk) -> None:
+    done = desk.deltalab("sync", "ask", "--uri", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr == "deltalab: MLflow at http://127.0.0.1:9: [Errno 111] Connection refused\n"
+
+
+def test_a_database_that_was_removed_is_written_anew_when_told_to(desk: Desk, tmp_path: Path) -> None:
+    book = desk.runs / "studies" / "ask" / "mlflow.json"
+    kept, uri = book.read_text(), f"sqlite:///{tmp_path / 'other.db'}"
+    try:
+        first = desk.deltalab("sync", "ask", "--uri", uri)
+        assert (first.returncode, first.stderr) == (0, "")  # a new database is made without chatter
+        (tmp_path / "other.db").unlink()
+        again = desk.deltalab("sync", "ask", "--uri", uri)
+        (line,) = again.stderr.splitlines()
+        assert again.returncode == 1
+        assert line.endswith("not found; deltalab sync ask --fresh writes new runs")
+        assert desk.deltalab("sync", "ask", "--uri", uri, "--fresh").returncode == 0
+    finally:
+        book.write_text(kept)
+
+
 def test_a_tracking_server_gets_the_same(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with socket.socket() as probe:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deltalab.dispatch.progress import many
 from deltalab.dispatch.show import make_console
 from deltalab.errors import NotFoundError
 from deltalab.study import ledger, submissions
@@ -143,9 +144,9 @@ def run_gc(runs: Path, yes: bool, trials: bool, as_json: bool) -> int:
     if not yes and not _agreed(console, plan):
         return 0
     gone, failed = remove(runs, plan, trials)
-    console.print(f"Removed {_things(len(gone))}, {_size(w.size for w in gone)}.", highlight=False)
+    console.print(f"Removed {many(len(gone), 'item')}, {_size(w.size for w in gone)}.", highlight=False)
     if left := len(plan.waste) - len(gone) - len(failed):
-        console.print(f"{_things(left)} stayed: needed again since the list was made.", highlight=False)
+        console.print(f"{many(left, 'item')} stayed: needed again since the list was made.", highlight=False)
     for line in failed:
         console.print(f"not removed: {line}", style="red", highlight=False, soft_wrap=True)
     return int(bool(failed))
@@ -241,7 +242,7 @@ class _Look:
             step = f" at step {record.step}" if record.step else ""
             self._add(self.folders[name], Kind.trial, record.state.value + step)
         if resumable := len(unnamed - gone):
-            trials = _things(resumable, "trial")
+            trials = many(resumable, "trial")
             self.kept.append(f"{trials} of no study can still be resumed and stay; once cancelled they go")
         return gone
 
@@ -358,10 +359,6 @@ def _size(sizes: Iterable[int]) -> str:
     return f"{size:.1f} TB"
 
 
-def _things(count: int, thing: str = "item") -> str:
-    return f"{count:,} {thing}{'s' * (count != 1)}"
-
-
 def _plain(runs: Path, plan: GarbagePlan, gone: list[Waste], failed: list[str]) -> dict[str, object]:
     removed = {waste.path for waste in gone}
     items = [
@@ -380,7 +377,7 @@ def _plain(runs: Path, plan: GarbagePlan, gone: list[Waste], failed: list[str]) 
 def _show(console: Console, runs: Path, plan: GarbagePlan) -> None:
     if plan.waste:
         console.print(_table(runs, plan))
-        total = f"{_size([plan.size])} in {_things(len(plan.waste))} can go from {runs}"
+        total = f"{_size([plan.size])} in {many(len(plan.waste), 'item')} can go from {runs}"
         console.print(f"\n{total}", style="bold", highlight=False, soft_wrap=True)
     else:
         console.print(f"{runs}: nothing to remove, everything there is needed", highlight=False, soft_wrap=True)
@@ -415,7 +412,7 @@ def _agreed(console: Console, plan: GarbagePlan) -> bool:
         console.print("Nothing was removed; add --yes to remove it.", highlight=False)
         return False
     try:
-        console.print(f"Remove {_things(len(plan.waste))}? [y/N] ", end="", markup=False, highlight=False)
+        console.print(f"Remove {many(len(plan.waste), 'item')}? [y/N] ", end="", markup=False, highlight=False)
         answer = input()
     except EOFError:
         answer = ""

@@ -12,10 +12,13 @@ def gpu_shares(launcher: LauncherSpec) -> list[str]:
     """The GPUs of each worker, as CUDA_VISIBLE_DEVICES names them; empty where trials use none.
 
     Raises:
-        UsageError: a trial needs more GPUs than there are.
+        UsageError: a trial needs more GPUs than there are; one GPU a trial, the default, may be none, and with
+            device=cpu the number says nothing.
     """
     found = [] if launcher.device is Device.cpu or not launcher.gpus_per_trial else visible_gpus()
     each = launcher.gpus_per_trial
+    if not found and each > 1 and launcher.device is not Device.cpu:
+        raise UsageError(f"hydra.launcher.gpus_per_trial={each}: no GPU is visible here; allowed is 0 or 1")
     if found and each > len(found):
         raise UsageError(f"hydra.launcher.gpus_per_trial={each}: allowed is up to {len(found)}, the GPUs visible here")
     if each <= 1:

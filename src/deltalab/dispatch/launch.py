@@ -14,6 +14,7 @@ from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
+from deltalab.dispatch.progress import many
 from deltalab.dispatch.show import make_console, on_gpus, plan_json, show_plan
 from deltalab.dispatch.states import Observer
 from deltalab.errors import StudyError, UsageError
@@ -22,7 +23,7 @@ from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec, Planning
 from deltalab.spec.study import StudySpec
 from deltalab.spec.study_file import COMMAND_LINE, find_study, parse_study, read_study
-from deltalab.study import estimates
+from deltalab.study import estimates, ledger
 from deltalab.study.ledger import CellRecord, trial_dir
 from deltalab.study.plan import Plan, hydra_overrides, make_plan, plain_study
 from deltalab.study.resolve import resolve
@@ -90,6 +91,8 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
     if settings.sweep:
         key, value = next(iter(settings.sweep.items()))
         raise UsageError(f"sweep.{key}={value}: allowed with -m or study=NAME, a single trial sweeps over nothing")
+    if launcher.kind is Kind.slurm:
+        raise UsageError("hydra/launcher=slurm: allowed with -m; without it a trial runs in this process")
     pairs = _cell_keys(_pairs(overrides))
     plain = plain_study([pairs], [settings.seed], settings.variant) | {"question": "one trial"}
     request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})
@@ -124,7 +127,7 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
         console=console,
     )
     if settings.plan is not Planning.true:
-        _refuse_impossible(plan, launcher)
+        refuse_impossible(plan, launcher)
     if settings.plan is Planning.calibrate:
         _calibrate(plan, launch, console)
         plan = request.plan(observer)
@@ -147,11 +150,14 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
         train = replace(spec.train, steps=steps, log_every=1, checkpoint_every=0)
         spec = replace(spec, train=train, eval=replace(spec.eval, every=0))
         specs[spec.trial_id] = spec
-        cells.append(CellRecord(name=plan.names[trial], levels={}, overrides={}, trials={spec.seed: spec.trial_id}))
+        name = plan.names[trial].removesuffix(f" seed={spec.seed}")  # which the record adds again
+        cells.append(CellRecord(name=name, levels={}, overrides={}, trials={spec.seed: spec.trial_id}))
     if not specs:
         console.print("Every shape was measured before; nothing to calibrate.", highlight=False)
         return
-    study = replace(plan.study, name=f"{plan.study.name}-calibration", question="calibration", factors={}, tune=None)
+    study = replace(
+        plan.study, name=plan.study.name + ledger.CALIBRATION, question="calibration", factors={}, tune=None
+    )
     measured = Plan(study=study, cells=cells, specs=specs, records=launch.observer.records(specs))
     tracking = replace(launch.tracking, mlflow=False)
     replace(launch, replan=lambda: measured, tracking=tracking, arguments=[]).run(measured)
@@ -159,17 +165,24 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
         console.print("Times and memory are in the plan once these have run.", highlight=False)
 
 
-def _refuse_impossible(plan: Plan, launcher: LauncherSpec) -> None:
+def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -> None:
     """Say before anything starts what this machine, or a batch, cannot do.
+
+    Args:
+        plan: what to run.
+        launcher: how.
+        retry: trials are run again that have ended.
 
     Raises:
         UsageError: no Slurm, no GPU, too few GPUs, or a batch that a trial's processes cannot divide.
+        SlurmError: there are trials to submit and no cluster answers.
     """
     processes = launcher.processes
     if launcher.kind is Kind.slurm:
         from deltalab.dispatch.slurm import refuse_without_slurm
+        from deltalab.dispatch.submit import TO_LAUNCH
 
-        refuse_without_slurm()
+        refuse_without_slurm(retry or launcher.retry_failed or bool(plan.with_state(*TO_LAUNCH)))
     elif launcher.device is Device.cuda and not gpus():
         raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
     elif not gpu_shares(launcher):
@@ -214,8 +227,10 @@ def _other_code(plan: Plan, runs: Path) -> list[str]:
         if files:
             open_ = sum(not plan.records[trial].state.terminal for trial in trials)
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-            theirs = f"; {open_} are not done, hydra.launcher.code=submitted continues with theirs" if open_ else ""
-            warnings.append(f"{len(trials)} trials ran other code than today's: {files[0]}{more} changed since{theirs}")
+            theirs = f"; {open_} not done, hydra.launcher.code=submitted continues with theirs" if open_ else ""
+            warnings.append(
+                f"{many(len(trials), 'trial')} ran other code than today's: {files[0]}{more} changed since{theirs}"
+            )
     return warnings
 
 

@@ -106,7 +106,7 @@ class Progress:
         done, running = sum(t.record.state.terminal for t in self.trials), len(self.running)
         queued = len(self.trials) - done - running
         eta = "" if self.eta is None else f", about {duration(self.eta)} to go"
-        return f"{done} of {len(self.trials)} trials done, {running} running, {queued} queued{eta}"
+        return f"{done} of {many(len(self.trials), 'trial')} done, {running} running, {queued} queued{eta}"
 
     def _panel(self) -> Group:
         bar, table = Table.grid(), Table.grid(padding=(0, 2))
@@ -124,6 +124,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def many(count: int, thing: str, does: str = "", do: str = "") -> str:
+    """``1 trial``, ``2 trials``, ``1,000 trials``; with a verb in both numbers ``1 trial runs``, ``2 trials run``."""
+    verb = does if count == 1 else do
+    return f"{count:,} {thing}{'s' * (count != 1)}" + (f" {verb}" if verb else "")
 
 
 def _figures(trial: Followed) -> str:
@@ -146,5 +152,6 @@ def _ended(trial: Followed) -> Text:
         values = {"loss": record.last("eval/loss"), "accuracy": record.last("eval/accuracy")}
         said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
         return Text.assemble(("✓ ", "green"), f"{trial.name}: {said} ({duration(record.seconds)})")
-    said = record.details.get("error", "")
-    return Text.assemble(("✗ ", "red"), f"{trial.name}: {record.state.value}: {said}; log {trial.run_dir / 'log.txt'}")
+    error = record.details.get("error")  # a cancelled trial has none
+    said = record.state.value + (f": {error}" if error else "")
+    return Text.assemble(("✗ ", "red"), f"{trial.name}: {said}; log {trial.run_dir / 'log.txt'}")

@@ -1,20 +1,24 @@
 """``deltalab retry``: run trials again that failed, were lost, or are named."""
 
+import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltalab.dispatch import steer
+from deltalab.dispatch.launch import refuse_impossible
 from deltalab.dispatch.show import make_console
 from deltalab.dispatch.states import Observer
-from deltalab.dispatch.submit import Launch
+from deltalab.dispatch.submit import TO_LAUNCH, TO_RETRY, Launch
 from deltalab.errors import UsageError
 from deltalab.spec import load
-from deltalab.spec.launcher import Code, launcher_spec
+from deltalab.spec.launcher import Code, LauncherSpec, launcher_spec
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.study import ledger
+from deltalab.study.ledger import StudyRecord
 from deltalab.study.plan import recorded_plan
 from deltalab.track.journal import State
 
@@ -56,8 +60,10 @@ def retry_trials(asked: Retry) -> int:
     """
     if asked.code not in (None, *(member.value for member in Code)):
         raise UsageError(f"--code {asked.code}: allowed is submitted or current")
+    how = _launcher(asked.launcher)
     observer, launched = Observer(asked.runs), ledger.list_studies(asked.runs)
     chosen: dict[str, list[str]] = {}
+    left: dict[str, Counter[State]] = {}
     for text in asked.texts:
         named = steer.find(asked.runs, text, asked.study)
         records = observer.records(n.trial for n in named)
@@ -66,15 +72,41 @@ def retry_trials(asked: Retry) -> int:
             whole = text in launched
             if steer.wants_retry(state, asked.failed, asked.lost) if whole else state not in UNTOUCHED:
                 chosen.setdefault(one.study, []).append(one.trial)
-            elif not whole:
+            elif whole:
+                left.setdefault(one.study, Counter())[state] += 1
+            else:
                 print(f"{one.trial} ({one.name}) is {state.value}: left alone")
     if not chosen:
         print("Nothing to run again.")
+        for name, states in left.items():
+            print(_what_would(ledger.read_study(asked.runs, name), states))
         return 0
-    return max(_relaunch(asked, observer, name, trials) for name, trials in chosen.items())
+    return max(_relaunch(asked, observer, name, trials, how) for name, trials in chosen.items())
 
 
-def _relaunch(asked: Retry, observer: Observer, name: str, trials: list[str]) -> int:
+def _launcher(words: list[str]) -> LauncherSpec | None:
+    """The launcher asked for, None for the one before.
+
+    Raises:
+        UsageError: a word that says nothing of the launcher, or a value that is not allowed.
+    """
+    for word in words:
+        if not re.match(r"hydra/launcher=|hydra\.launcher\.\w+=", word):
+            raise UsageError(f"--set {word}: allowed is hydra/launcher=… or hydra.launcher.KEY=…")
+    return load.launcher(words) if words else None
+
+
+def _what_would(record: StudyRecord, states: Counter[State]) -> str:
+    """What there is of a study that a retry leaves alone, and what takes it up."""
+    lines = [f"{record.name}: " + ", ".join(f"{states[state]} {state.value}" for state in State if states[state])]
+    if resumed := [state.value for state in TO_LAUNCH if states[state]]:
+        lines.append(f"  what is {' or '.join(resumed)} goes on with: {record.command}")
+    if again := [state.value for state in TO_RETRY if states[state]]:
+        lines.append(f"  what is {' or '.join(again)} runs again when named: deltalab retry TRIAL, or a cell")
+    return "\n".join(lines)
+
+
+def _relaunch(asked: Retry, observer: Observer, name: str, trials: list[str], how: LauncherSpec | None) -> int:
     record = ledger.read_study(observer.runs, name)
     code = asked.code
     if code is None and (files := steer.changed_code(load.ROOT, observer, trials)):
@@ -82,8 +114,9 @@ def _relaunch(asked: Retry, observer: Observer, name: str, trials: list[str]) ->
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             raise UsageError(f"{name}: {files[0]}{more} changed since: say --code submitted or --code current")
         code = asked.ask(files)
-    how = load.launcher(asked.launcher) if asked.launcher else launcher_spec(record.launcher)
+    how = how or launcher_spec(record.launcher)
     plan = recorded_plan(record, trials, observer.runs, observer.records)
+    refuse_impossible(plan, how, retry=True)
     launch = Launch(
         replan=lambda: plan,
         launcher=replace(how, code=Code(code or "current")),

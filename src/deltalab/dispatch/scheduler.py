@@ -3,6 +3,7 @@
 squeue answers for jobs that wait, run or ended minutes ago; for those it no longer knows, sacct is asked once.
 """
 
+import functools
 import re
 import shutil
 import subprocess
@@ -158,12 +159,17 @@ def call(command: list[str]) -> str:
         raise CallKilled(f"{command[0]}: ended by signal {-done.returncode}")
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SlurmError(f"{command[0]}: {lines[-1].removeprefix(f'{command[0]}: error: ')}")
+        raise SlurmError(f"{command[0]}: " + re.sub(rf"^{command[0]}: ((error|fatal): )?", "", lines[-1]))
     return done.stdout
 
 
+@functools.cache
 def max_array_size() -> int:
-    """Tasks an array may have: the cluster's MaxArraySize, whose largest index is one less."""
+    """Tasks an array may have: the cluster's MaxArraySize, whose largest index is one less; asked once a process.
+
+    Raises:
+        SlurmError: see ``call``.
+    """
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", call(["scontrol", "show", "config"]), re.MULTILINE)
     if match is None:
         raise SlurmError("scontrol show config: no MaxArraySize in its answer")

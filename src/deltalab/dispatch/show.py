@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deltalab.dispatch.progress import duration
+from deltalab.dispatch.progress import duration, many
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
 from deltalab.study.design import generators
@@ -164,20 +164,20 @@ def _ids(trials: list[str], short: dict[str, str]) -> str:
 
 def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
     """How many trials, in what states, how long and at what cost, and how far the cells' budgets are apart."""
-    count = len(plan.specs)
     lines = [
-        f"{count} trial{'s' * (count != 1)} over seeds {', '.join(map(str, plan.study.seeds))}: "
+        f"{many(len(plan.specs), 'trial')} over seeds {', '.join(map(str, plan.study.seeds))}: "
         + _counts(plan, plan.specs)
     ]
     if plan.study.tune is not None:
         values = ", ".join(map(str, plan.study.tune.seeds))
         lines.append(
             f"{plan.study.tune.key} is chosen per cell by {plan.study.tune.metric} on seeds {values}"
-            + (f"; {len(plan.waiting)} cells wait for it" if plan.waiting else "")
+            + (f"; {many(len(plan.waiting), 'cell', 'waits', 'wait')} for it" if plan.waiting else "")
         )
     if plan.unmeasured:
-        shapes = f"{len(plan.unmeasured)} shape{'s' * (len(plan.unmeasured) != 1)}"
-        lines.append(f"time unknown: {shapes} of trial never measured; plan=calibrate measures")
+        lines.append(
+            f"time unknown: {many(len(plan.unmeasured), 'shape')} of trial never measured; plan=calibrate measures"
+        )
     elif (seconds := plan.seconds(plan.specs)) is not None and seconds > 0:
         lines.append(f"about {_cost(plan, launcher)} to go{' for the trials known so far' if plan.waiting else ''}")
     run = [cell for cell in plan.cells if cell.excluded is None]
@@ -203,7 +203,7 @@ def _hours(plan: Plan, launcher: LauncherSpec) -> float | None:
 
 
 def _money(plan: Plan, launcher: LauncherSpec) -> float | None:
-    hours, price = _hours(plan, launcher), launcher.gpu_hour_price
+    hours, price = _hours(plan, launcher) if on_gpus(launcher) else None, launcher.gpu_hour_price
     return None if price is None or hours is None else hours * price
 
 

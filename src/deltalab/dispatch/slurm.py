@@ -70,17 +70,29 @@ class _Array(submitit.SlurmExecutor):
             raise (_LimitReached if LIMIT.search(said) else SlurmError)(f"sbatch: {said}") from error
 
 
-def refuse_without_slurm() -> None:
-    """Say in one line that this machine cannot submit.
+def refuse_without_slurm(submits: bool) -> None:
+    """Say in one line, before anything is on record, that this machine cannot submit.
+
+    Args:
+        submits: ask the controller too, what submitting asks it anyway.
 
     Raises:
         UsageError: no sbatch here.
+        SlurmError: no cluster answers.
     """
     missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if missing:
         raise UsageError(
             f"hydra/launcher=slurm: {missing[0]} is not here; allowed is local or inline on a machine without Slurm"
         )
+    if not submits:
+        return
+    try:
+        scheduler.max_array_size()
+    except SlurmError as error:
+        raise SlurmError(
+            f"hydra/launcher=slurm: {error}; nothing was submitted or put on record (deltalab doctor says more)"
+        ) from error
 
 
 def submit(runs: Path, submission: Submission, say: Callable[[str], None], dependency: str | None = None) -> Submission:

@@ -2,7 +2,7 @@
 
 RUNS/snapshots/<digest>/        tracked files and untracked ones that git does not ignore
 RUNS/snapshots/<digest>.json    the commit it was taken from
-RUNS/snapshots/<digest>.patch   of a dirty tree: what differs from that commit
+RUNS/snapshots/<digest>.patch   of a dirty tree: what differs from that commit in the files it has
 
 The digest names the content, so that a code state is kept once however often it is submitted.
 """

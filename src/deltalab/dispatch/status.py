@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deltalab.dispatch.progress import duration
+from deltalab.dispatch.progress import duration, many
 from deltalab.dispatch.scheduler import Task
 from deltalab.dispatch.states import Observer
 from deltalab.spec.study import Equivalence
@@ -89,7 +88,9 @@ class Status:
         kind = Equivalence(self.study.study.get("equivalence", "share"))
         self.lines = differences(kind, self.study.cells, records)
         if waiting := [cell.name for cell in self.study.cells if cell.waits]:
-            self.lines.append(f"{len(waiting)} cells wait for tuning; their trials are launched once it has ended")
+            self.lines.append(
+                f"{many(len(waiting), 'cell', 'waits', 'wait')} for tuning; the trials are launched once it has ended"
+            )
         if observer.error:
             self.lines.append(f"Slurm did not answer ({observer.error}): queued trials are shown as last known")
 
@@ -127,7 +128,7 @@ class Status:
         """For a terminal: a row per trial, or per cell where there are many and not ``every`` is wanted."""
         counts = Counter(row.record.state for row in self.rows)
         said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
-        title = f"{self.study.name}: {len(self.rows)} trials, {said}{self._to_go()}"
+        title = f"{self.study.name}: {many(len(self.rows), 'trial')}, {said}{self._to_go()}"
         table = Table(title=title, title_justify="left")
         if every or len(self.rows) <= MANY:
             self._by_trial(table)
@@ -210,8 +211,3 @@ def _named(study: StudyRecord) -> Iterable[tuple[str, str, int]]:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def newest(runs: Path) -> str | None:
-    """The study launched last, or None."""
-    return next(iter(ledger.list_studies(runs)), None)

@@ -43,7 +43,7 @@ def find(runs: Path, text: str, study: str | None = None) -> list[Named]:
     if text in launched:
         return _of_study(runs, text)
     if "=" in text:
-        where = study or (launched[0] if launched else None)
+        where = study or ledger.newest_study(runs)
         asked = set(re.split(r" +(?=\S+=)", text.strip()))  # a level may hold spaces, its factor's name not
         found = [named for parts, named in _parts(runs, where) if asked <= parts] if where else []
         if found:
@@ -140,6 +140,8 @@ def read_log(observer: Observer, trial: str, follow: bool, write: Callable[[byte
             offset += len(block)
             write(block)
             sys.stdout.flush()
+        if ended and not offset:
+            print(f"{trial} has printed nothing ({path})", file=sys.stderr)
         if ended:
             return
         time.sleep(FOLLOW_SECONDS)

@@ -15,7 +15,7 @@ from deltalab.dispatch import slurm, snapshot
 from deltalab.dispatch.follow import Work, run_inline, run_pool, stops_on_ctrl_c
 from deltalab.dispatch.job import CANCEL, LOG, StopSignal
 from deltalab.dispatch.mirror import Mirror
-from deltalab.dispatch.progress import duration
+from deltalab.dispatch.progress import duration, many
 from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
 from deltalab.spec.launcher import Code, Kind, LauncherSpec
@@ -25,7 +25,7 @@ from deltalab.study.check import differences
 from deltalab.study.plan import Plan
 from deltalab.study.submissions import Submission
 from deltalab.track.claim import claimed
-from deltalab.track.files import naming_full_disk, write_atomic
+from deltalab.track.files import naming_full_disk, refuse_unwritable, write_atomic
 from deltalab.track.journal import Journal, State
 
 TO_LAUNCH = (State.planned, State.preempted, State.lost)
@@ -70,8 +70,12 @@ class Launch:
         Returns:
             Exit code: 0 all completed (or diverged, a result) or submitted, 1 some failed or could not be submitted,
             130 interrupted.
+
+        Raises:
+            CannotWrite: the runs folder cannot be written.
         """
         with naming_full_disk(self.runs):
+            refuse_unwritable(self.runs)
             return self._submit(plan) if self.launcher.kind is Kind.slurm else self._run_here(plan)
 
     def _run_here(self, plan: Plan) -> int:
@@ -100,7 +104,9 @@ class Launch:
                 self._queue(plan, pending, submission)
                 self._record(plan)
             if elsewhere:
-                self.console.print(f"{len(elsewhere)} trials run in another process; following them", highlight=False)
+                self.console.print(
+                    f"{many(len(elsewhere), 'trial', 'runs', 'run')} in another process; following", highlight=False
+                )
             work = Work(
                 plan=plan,
                 pending=pending,
@@ -155,7 +161,7 @@ class Launch:
         if left:
             why = error or "the cluster takes no more jobs of yours at present"
             self.console.print(
-                f"{len(left)} trials were not submitted: {why}; the same command submits them later",
+                f"{many(len(left), 'trial', 'was', 'were')} not submitted: {why}; the same command submits them later",
                 style="red",
                 highlight=False,
                 soft_wrap=True,
@@ -222,7 +228,7 @@ def _say_if_replaced(plan: Plan, runs: Path, console: Console) -> None:
     before = {t for cell in ledger.read_study(runs, plan.study.name).cells for _, t in cell.named_trials()}
     if gone := before - set(plan.specs):
         console.print(
-            f"An earlier launch of {plan.study.name} asked for {len(gone)} other trials; they are kept in "
+            f"An earlier launch of {plan.study.name} asked for {many(len(gone), 'other trial')}, kept in "
             f"{runs / 'trials'}, tables now show this launch",
             highlight=False,
             soft_wrap=True,
@@ -235,16 +241,15 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
     for submission in submitted:
         for job in submission.jobs:
             trials = sum(len(task) for task in submission.tasks[job["offset"] : job["offset"] + job["count"]])
-            lines.append(
-                f"Submitted batch array {job['id']}: {_many(trials, 'trial')} in {_many(job['count'], 'task')}"
-            )
+            lines.append(f"Submitted batch array {job['id']}: {many(trials, 'trial')} in {many(job['count'], 'task')}")
     if not submitted:
         lines.append("Every trial is done, running or in the queue already; nothing to submit.")
     if follower:
         lines.append(f"Submitted batch job {follower}: launches the compared trials once tuning has ended")
     elif plan.waiting:
         lines.append(
-            f"{len(plan.waiting)} cells wait for tuning; the same command submits their trials once it has ended"
+            f"{many(len(plan.waiting), 'cell', 'waits', 'wait')} for tuning; the same command submits the trials once "
+            "it has ended"
         )
     if submitted and not any(submission.jobs for submission in submitted):
         return
@@ -255,10 +260,6 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
     lines.append(f"Compare: python -m analysis.compare {name} (also half-way)")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _closing(plan: Plan, observer: Observer, stop: StopSignal, ran: bool, seconds: float, console: Console) -> int:

@@ -17,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -144,6 +144,7 @@ def launcher(overrides: Sequence[str]) -> LauncherSpec:
     Raises:
         UsageError: an unknown key or choice, or a value that is not allowed; one line.
     """
+    refuse_other_launchers(overrides)
     register()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     try:
@@ -151,6 +152,22 @@ def launcher(overrides: Sequence[str]) -> LauncherSpec:
         return launcher_of(config.hydra.launcher)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
+
+
+def refuse_other_launchers(arguments: Sequence[str]) -> None:
+    """Say before Hydra starts that a launcher is none of ours: Hydra's own (basic) would end after the first cell.
+
+    Raises:
+        UsageError: ``hydra/launcher=`` names what is not in conf/.
+    """
+    for argument in arguments:
+        group, _, name = argument.partition("=")
+        if group == "hydra/launcher" and name not in _launchers():
+            raise ConfigError(group, name, _launchers())
+
+
+def _launchers() -> list[str]:
+    return sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
 def launcher_of(node: DictConfig) -> LauncherSpec:
@@ -263,6 +280,25 @@ def _to_spec(node: Any, name: str) -> Any:
         raise ConfigError(name, OmegaConf.to_container(node), explain(error)) from error
 
 
+TYPES = (
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", "an integer"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", "a number"),
+    (r"Value '(.*)' is not a valid bool", "true or false"),
+    (r"Invalid value '(.*)', expected one of \[(.*)\]", "one of {}"),
+    (r"Invalid value assigned: (\w+) is not a ListConfig", "a list, as in [a,b]"),
+)
+"""What OmegaConf says of a value of the wrong type, and what it would take."""
+
+
+def _what_is_allowed(override: str, said: str) -> str:
+    for pattern, allowed in TYPES:
+        if match := re.match(pattern, said):
+            part = override.partition("=")[2]
+            inside = part.startswith("[") and not match[1].startswith("[") and match[1] in part
+            return "allowed is " + allowed.format(*match.groups()[1:]) + (f" where {match[1]} stands" if inside else "")
+    return said
+
+
 def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors in one line with key, value and what is allowed.
 
@@ -272,14 +308,17 @@ def explain(error: BaseException) -> str:
     cause = error.__cause__
     if choice := re.search(r"Could not find '(.+)/(.*?)'\s+Available options in '.+?': (.*?) Config search path", text):
         group, name, options = choice.groups()
-        return f"{group}={name}: allowed is one of {', '.join(options.split())}"
+        allowed = _launchers() if group == "hydra/launcher" else options.split()  # Hydra's own is none of ours
+        return f"{group}={name}: allowed is one of {', '.join(allowed)}"
     if unknown := re.search(r"Could not override '(.+?)'", text):
         owner = getattr(cause, "object_type", None)
         names = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         known = [name for name in names if not name.startswith("_")]
         return f"{unknown[1]}: no such key" + (f"; allowed is one of {', '.join(known)}" if known else "")
     if merging := re.search(r"Error merging override (.+?=.*)", text):
-        return f"{merging[1]}: {str(cause).splitlines()[0]}"
+        return f"{merging[1]}: {_what_is_allowed(merging[1], str(cause).splitlines()[0])}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: allowed is key=value in Hydra's grammar ({text.partition(' See http')[0]})"
     if "Config group override" in text:  # Hydra does not say which
         return "a group's value is missing; allowed is group=choice, as --help lists them"
     if "Ambiguous value" in text:

@@ -102,7 +102,9 @@ def parse_study(plain: Mapping[str, Any], source: str, name: str) -> StudySpec:
 
 def _refuse_unknown(plain: Any, source: str) -> None:
     if not isinstance(plain, Mapping):
-        raise StudyError(source, "file", type(plain).__name__, "a mapping of " + ", ".join(KEYS))
+        raise StudyError(
+            source, "file", "empty" if plain is None else type(plain).__name__, "a mapping of " + ", ".join(KEYS)
+        )
     for key in plain:
         if key not in KEYS:
             raise StudyError(source, text(key), text(plain[key]), "no key but " + ", ".join(KEYS))

@@ -24,6 +24,9 @@ from deltalab.track.claim import alive
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Record, State
 
+CALIBRATION = "-calibration"
+"""End of the name of a study that a calibration runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord:
@@ -160,6 +163,12 @@ def list_studies(runs: Path) -> list[str]:
     """Names of launched studies, newest first."""
     found = sorted((runs / "studies").glob("*/study.json"), key=lambda p: -p.stat().st_mtime)
     return [path.parent.name for path in found]
+
+
+def newest_study(runs: Path) -> str | None:
+    """The study launched last, None before there is one; what a calibration measured is none unless it is alone."""
+    launched = list_studies(runs)
+    return next((name for name in launched if not name.endswith(CALIBRATION)), launched[0] if launched else None)
 
 
 def freeze(runs: Path, spec: TrialSpec) -> Path:

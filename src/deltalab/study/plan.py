@@ -152,6 +152,8 @@ class _Planner:
         try:
             spec = self._compose(hydra_overrides(merged))
         except UsageError as error:
+            if self._all_say(str(error)):
+                raise
             raise UsageError(f"cell {name}: {error}") from error
         if self.study.match is Match.parameters and self._target is not None and spec.model.mlp_width:
             width = solve_mlp_width(spec.variant, spec.model, self._target)
@@ -159,6 +161,18 @@ class _Planner:
         if self._target is None:
             self._target = cost(spec.variant, spec.model, spec.data.train_length).parameters
         return spec
+
+    def _all_say(self, mistake: str) -> bool:
+        """Whether a mistake is every cell's, so that none need be named."""
+        for levels, excluded in cells_of(self.study):
+            try:
+                if excluded is None:
+                    self._compose(hydra_overrides(self._merged(levels)))
+                    return False
+            except UsageError as error:
+                if str(error) != mistake:
+                    return False
+        return True
 
     def _record(self, name: str, levels: dict[str, str], merged: dict[str, Any], spec: TrialSpec) -> CellRecord:
         costs = cost(spec.variant, spec.model, spec.data.train_length)

@@ -4,10 +4,11 @@ import contextlib
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltalab.errors import DiskFull
+from deltalab.errors import CannotWrite, DiskFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk, or the user's share of it, is full."""
@@ -28,6 +29,24 @@ def naming_full_disk(runs: Path) -> Iterator[None]:
         raise DiskFull(
             f"no space left on the disk of {runs}; free some (deltalab gc lists what can go), then the same command "
             "continues"
+        ) from error
+
+
+def refuse_unwritable(runs: Path) -> None:
+    """Say in one line, before anything is written there, that a runs folder cannot be; makes it where it is not there.
+
+    Raises:
+        CannotWrite: it cannot; that its disk is full is said where something is written.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        if error.errno in FULL:
+            return
+        raise CannotWrite(
+            f"runs={runs}: cannot be written ({error.strerror}); name another with runs= or DELTALAB_RUNS"
         ) from error
 
 

@@ -140,8 +140,10 @@ class Mirror:
                 self._save()
                 yield self._book
             except Exception as error:  # whatever MLflow, its stores and their drivers raise
-                first = (str(error) or type(error).__name__).splitlines()[0]
-                raise MirrorFailed(f"MLflow at {without_password(self.uri)}: {first}") from error
+                said = without_password(_reason(error))
+                if re.match(r"(Run|No Experiment) with id=", said):  # another database than the one written to
+                    said += f"; deltalab sync {self.folder.name} --fresh writes new runs"
+                raise MirrorFailed(f"MLflow at {without_password(self.uri)}: {said}") from error
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -295,6 +297,15 @@ def log_report(runs: Path, study: str, folder: Path) -> str | None:
         return None
 
 
+def _reason(error: BaseException) -> str:
+    """One phrase: what the system said where it said something, else the first line of what MLflow makes of it."""
+    inner = error
+    while cause := inner.__cause__ or inner.__context__:
+        inner = cause
+    told = inner if isinstance(inner, OSError) else error
+    return (str(told) or type(told).__name__).splitlines()[0].removesuffix(".")
+
+
 def without_password(uri: str) -> str:
     """A URI that may be shown."""
     return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
@@ -311,6 +322,7 @@ def quiet_mlflow() -> None:
     """Few retries, so that an unreachable server is noticed in seconds; no chatter on standard error."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # which MLflow sets itself, as it is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("deltalab", "torch", "triton", "hydra-core", "submitit", "mlflow", "datasets", "numpy")
+CODE = ("src", "conf", "analysis", "launch.py")
+"""Where a file that git does not know is code nevertheless; a study's file lies elsewhere, in sweeps/."""
 
 
 def provenance(root: Path) -> dict[str, Any]:
@@ -19,11 +21,17 @@ def provenance(root: Path) -> dict[str, Any]:
     """
     return {
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(local_changes(root)),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         **machine(),
     }
+
+
+def local_changes(root: Path) -> list[str]:
+    """Files that differ from the commit: changed ones, and new ones that trials or tables may be run by."""
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    return changed + _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
 
 
 def machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@ on the machine, so nothing heavy is imported at the top."""
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -23,6 +24,9 @@ class DeltalabLauncher(Launcher):
         self._config: DictConfig | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from deltalab.track.files import refuse_unwritable
+
+        refuse_unwritable(Path(config.runs).resolve())  # Hydra's sweeper writes there next, and would say less
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from deltalab.dispatch.doctor.findings import GIB, INSTALL, Check, Verdict, ask, version_of
 from deltalab.track.claim import STALE_SECONDS
 from deltalab.track.mlflow import tracking_uri, without_password
+from deltalab.track.provenance import local_changes
 
 ROOT = Path(__file__).parents[4]
 MLFLOW_SECONDS = 20.0
@@ -69,8 +70,10 @@ def check_git() -> list[Check]:
                 "clone the repository, or git init and commit",
             )
         ]
-    dirty = ask("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no").out
-    changes = f"{len(dirty.splitlines())} files changed since (kept as a diff)" if dirty else "unchanged"
+    files = len(local_changes(ROOT))
+    changes = (
+        f"{files} file{'s' * (files != 1)} changed or new since (every launch keeps them)" if files else "unchanged"
+    )
     return [Check("git", Verdict.ok, f"{ROOT} at {head.out}, {changes}")]
 
 
