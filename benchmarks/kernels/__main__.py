@@ -230,7 +230,7 @@ def _notes(benchmark: Benchmark, wanted: bool) -> list[str]:
         f"peer: {peer}; torch {torch.__version__}",
         f"copy: {benchmark.bandwidth / 1e6:,.0f} GB/s, read and written; floor: the bytes that must move, at this rate",
         "÷ ours: how many times ours the peer takes; MiB: at most allocated, above inputs and dO",
-        "decode: not measured",
+        "decoding: python -m benchmarks.kernels.decode",
     ]
 
 

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.kernels import __main__ as command
+from benchmarks.kernels import decode
 from benchmarks.kernels import problem as problems
 from benchmarks.kernels.budget import Budget, OutOfTime
 from benchmarks.kernels.rows import (
@@ -245,3 +246,17 @@ def test_a_wrong_option_is_refused_in_a_line(arguments: list[str], said: str, ca
         command.main(arguments)
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kernels: error: {said}")
+
+
+def test_bytes_of_a_decoded_token_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "HEADS", 1)
+    monkeypatch.setattr(decode, "WIDTH", 2)
+    # state 2·2 floats both ways, q k v and o, 3 channels' past of 3 tokens both ways, g in fp32, b and w
+    assert decode.moved_bytes(1, torch.float32) == 2 * 4 * 4 + 8 * 2 + 2 * 6 * 3 * 2 + 2 * 4 + 4 * 2
+
+
+def test_decoding_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert decode.main([]) == 2
+    assert capsys.readouterr().err == "decode: needs a CUDA GPU, torch sees none here\n"
