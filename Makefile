@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-gpu test-tritons check bench bench-orchestration dashboard clean bench-kernels
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-orchestration dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -32,7 +32,7 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 	@echo "Look at the runs in MLflow: $${MLFLOW_TRACKING_URI:-make dashboard}"
 
 test: install ## Run the test suite on the CPU (ARGS="-k plan" goes to pytest)
-	$(BIN)/python -m pytest -m "not faults and not slurm and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not faults and not slurm and not gpu and not ahead" $(ARGS)
 
 test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
 	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)
@@ -40,12 +40,13 @@ test-faults: install ## Run the tests that kill workers and launchers, fill disk
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
 
-test-tritons: install ## Compile the Triton kernels with the oldest and the newest Triton of the range
+test-tritons: install ## Compile the Triton kernels without a GPU, with the installed, the oldest and the newest Triton
+	$(BIN)/python -m pytest -m ahead tests/kernels $(ARGS)
 	for version in 3.6.0 3.9.0; do \
 		test -d .venv/tritons/$$version || $(BIN)/python -m pip install --disable-pip-version-check --no-deps -q \
 			--target .venv/tritons/$$version triton==$$version || exit 1; \
-		PYTHONPATH=.venv/tritons/$$version $(BIN)/python -m pytest tests/kernels/triton/test_ahead.py \
-			-k gated_delta_net_2 $(ARGS) || exit 1; \
+		PYTHONPATH=.venv/tritons/$$version $(BIN)/python -m pytest -m ahead tests/kernels \
+			-k "90-gated_delta_net_2" $(ARGS) || exit 1; \
 	done
 
 test-gpu: install ## Run the tests that need a CUDA GPU

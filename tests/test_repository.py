@@ -164,7 +164,7 @@ class TestMakefile:
 
     def test_the_suite_gets_the_arguments(self, checkout: Path) -> None:
         make(checkout, "test", "ARGS=-k plan")
-        assert calls(checkout) == ["-m pytest -m not faults and not slurm and not gpu -k plan"]
+        assert calls(checkout) == ["-m pytest -m not faults and not slurm and not gpu and not ahead -k plan"]
         (checkout / "calls").unlink()
         make(checkout, "test-slurm", "ARGS=-k plan")
         assert calls(checkout) == ["-m pytest -rs -m slurm tests/slurm -k plan"]
@@ -218,7 +218,7 @@ class TestContinuousIntegration:
         text = script.read_text()
         assert "set -euo pipefail" in text
         steps = re.findall(r"^ *step make (\S+)", text, re.MULTILINE)
-        assert steps == ["install", "check", "test", "test-faults", "test-slurm"]
+        assert steps == ["install", "check", "test", "test-tritons", "test-faults", "test-slurm"]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:
@@ -230,7 +230,14 @@ class TestContinuousIntegration:
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         done = subprocess.run([tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert calls(tmp_path) == ["install", "check", "test", "test-faults", *(["test-slurm"] if runs else [])]
+        assert calls(tmp_path) == [
+            "install",
+            "check",
+            "test",
+            "test-tritons",
+            "test-faults",
+            *(["test-slurm"] if runs else []),
+        ]
         assert ("make test-slurm: left out, it installs Slurm" in done.stdout) is not runs
 
     def test_pre_commit_runs_what_the_environment_has(self) -> None:
