@@ -158,8 +158,10 @@ class Cluster:
         """No slurmctld inside the block; what runs goes on."""
         os.kill(int((self.folder / "run" / "slurmctld.pid").read_text()), signal.SIGTERM)
         self.wait(lambda: "DOWN" in self.call("scontrol", "ping", code=None))
-        yield
-        self._script("up.sh")
+        try:
+            yield
+        finally:  # the tests after this one need it
+            self._script("up.sh")
 
     def _script(self, name: str, more: dict[str, str] | None = None) -> None:
         ours = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
