@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltalab.kernels import dispatch, fla_names
+from deltalab.kernels import dispatch, fla_names, norm
 from deltalab.kernels.reference import gated_delta_rule as reference
 from tests.kernels.cases import Case, assert_close, make_case, run
 
@@ -91,7 +91,7 @@ def test_queries_and_keys_are_normalized(name: str):
 
 def test_the_norm_is_that_of_the_triton_kernels():
     parts = pytest.importorskip("deltalab.kernels.triton.parts")
-    assert parts.NORM_EPS.value == fla_names.NORM_EPS
+    assert parts.NORM_EPS.value == norm.NORM_EPS
 
 
 @pytest.mark.parametrize("name", ["gated_delta_net_2", "kda", "gated_delta_net"])

@@ -5,9 +5,10 @@ else; ``reference`` is the definition, token by token, for tests and for reading
 form of the variants it has (an optional package), to compare with.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from torch import Tensor
 from deltalab.kernels import chunk, reference
 
 Form = Literal["triton", "chunk", "reference", "fla"]
-FORMS = ("triton", "chunk", "reference", "fla")
 Result = tuple[Tensor, Tensor | None]
 
 
@@ -69,6 +69,7 @@ def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:
     return "triton", f"a GPU, {v.dtype}, K = {q.shape[-1]} and V = {v.shape[-1]}"
 
 
+@functools.cache
 def has_triton() -> bool:
     """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
@@ -89,7 +90,7 @@ def _form(form: str) -> Callable[..., Result]:
         return run
     if form == "fla":
         return _flash_linear_attention
-    raise ValueError(f"form: {form!r}; must be one of {', '.join(FORMS)}")
+    raise ValueError(f"form: {form!r}; must be one of {', '.join(get_args(Form))}")
 
 
 def _flash_linear_attention(

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltalab.kernels import dispatch
+from deltalab.kernels.norm import l2_norm
 
-NORM_EPS = 1e-6
-"""As in the Triton kernels, and in flash-linear-attention."""
 FIXED: dict[str, Any] = {
     "safe_gate": False,
     "lower_bound": None,
@@ -220,7 +219,7 @@ def _run(
 
         return gated_delta_rule(q, k, v, g, b, w, normalize=normalize, decay=decay, **options)
     if normalize:
-        q, k = _normalized(q), _normalized(k)
+        q, k = l2_norm(_wide(q)), l2_norm(_wide(k))
     if g is not None and decay is not None:
         g = _log_decay(g, *decay)
     return dispatch.gated_delta_rule(q, k, v, g, b, w, form=form, **options)
@@ -229,11 +228,6 @@ def _run(
 def _spread(x: Tensor, axis: int, heads: int, group: int) -> Tensor:
     """Repeat what there is for each key head, for each value head."""
     return x.repeat_interleave(group, axis) if x.shape[axis] == heads else x
-
-
-def _normalized(x: Tensor) -> Tensor:
-    x = _wide(x)
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)
 
 
 def _log_decay(rate: Tensor, a: Tensor, delta: Tensor) -> Tensor:

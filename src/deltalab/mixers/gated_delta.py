@@ -4,18 +4,16 @@ q, k = L2 norm per head of SiLU(short conv(W x));   v = SiLU(short conv(W_v x))
 o = gated delta rule(q, k, v, g, b, w);             y = W_o (RMSNorm(o) ⊙ SiLU(W_g x))
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.kernels.dispatch import gated_delta_rule
+from deltalab.kernels.norm import l2_norm
 from deltalab.mixers.base import TokenMixer
 from deltalab.mixers.gates import Gates
 from deltalab.mixers.short_conv import ShortConvolution
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import VariantSpec
-
-NORM_EPS = 1e-6
 
 
 class GatedDelta(TokenMixer):
@@ -45,8 +43,3 @@ class GatedDelta(TokenMixer):
         g, b, w = self.gates(x_BTD)
         o, _ = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens)
         return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x_BTD)))
-
-
-def l2_norm(x: Tensor) -> Tensor:
-    """x / |x| over the last dimension; zero stays zero."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + NORM_EPS)

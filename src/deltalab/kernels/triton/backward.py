@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from deltalab.kernels.triton.forward import decayed, load_factor, load_square, scaled
-from deltalab.kernels.triton.inputs import store_rows
+from deltalab.kernels.triton.inputs import load_rows, state_block, store_rows
 from deltalab.kernels.triton.parts import dot
 
 
@@ -28,25 +28,12 @@ def state_backward(
     dX: [tokens, HV, V].
     D: [chunks, HV, K, V] at the chunks' ends.
     """
-    blocks = tl.cdiv(V, BV)
-    block = tl.program_id(0) % blocks
-    head = (tl.program_id(0) // blocks) % HV
-    n = tl.program_id(0) // blocks // HV
-    count = tl.num_programs(0) // blocks // HV
+    head, first, start, stop, _, chunk, place, own, inside = state_block(sequences, HV, K, V, BK, BV)
     key_head = head // (HV // H)
-    first = block * BV
     rows = tl.arange(0, C)
-    channels = tl.arange(0, BK)
-    values = first + tl.arange(0, BV)
-    inside = (channels < K)[:, None] & (values < V)[None, :]
-    own = channels[:, None] * V + values[None, :]
-
-    start = tl.load(sequences + n).to(tl.int64)
-    stop = tl.load(sequences + n + 1).to(tl.int64)
-    chunk = tl.load(sequences + count + 1 + n + 1).to(tl.int64)
     S = tl.zeros([BK, BV], tl.float32)
     if FINAL:
-        S += tl.load(dfinal + (n * HV + head).to(tl.int64) * K * V + own, mask=inside, other=0.0).to(tl.float32)
+        S += tl.load(dfinal + place + own, mask=inside, other=0.0).to(tl.float32)
     for back in range(0, stop - start, C):
         chunk -= 1
         begin = start + (tl.cdiv(stop - start, C) - 1) * C - back
@@ -54,8 +41,7 @@ def state_backward(
         real = tokens < stop
         tile = chunk * H + key_head
         tl.store(D + (chunk * HV + head) * K * V + own, S.to(D.dtype.element_ty), mask=inside)
-        place = (tokens[:, None] * HV + head) * V + values[None, :]
-        dO = tl.load(do + place, mask=real[:, None] & (values < V)[None, :], other=0.0).to(OP)
+        dO = load_rows(do, tokens, real, head, HV, V, BV, first).to(OP)
         Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
         G = scaled(dot(Kt, S.to(OP), PRECISION), scales, ROWS)
         G += dot(tl.trans(load_square(P, tile, C)), dO, PRECISION)
@@ -68,4 +54,4 @@ def state_backward(
             S -= dot(tl.trans(E), scaled(G, scales, ROWS).to(OP), PRECISION)
         store_rows(dX, G, tokens, real, head, HV, V, BV, first)
     if GIVEN:
-        tl.store(dinitial + (n * HV + head).to(tl.int64) * K * V + own, S, mask=inside)
+        tl.store(dinitial + place + own, S, mask=inside)

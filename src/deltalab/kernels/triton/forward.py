@@ -8,7 +8,7 @@ Where a backward follows, S at the start of every chunk and R are kept.
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.inputs import gate, load_rows, load_scalars, store_rows
+from deltalab.kernels.triton.inputs import gate, load_rows, load_scalars, state_block, store_rows
 from deltalab.kernels.triton.parts import dot
 
 
@@ -82,25 +82,12 @@ def state_forward(
     o: [tokens, HV, V].
     states: [chunks, HV, K, V] at the chunks' starts. R: [tokens, HV, V].
     """
-    blocks = tl.cdiv(V, BV)
-    block = tl.program_id(0) % blocks
-    head = (tl.program_id(0) // blocks) % HV
-    n = tl.program_id(0) // blocks // HV
-    count = tl.num_programs(0) // blocks // HV
+    head, first, start, stop, chunk, _, place, own, inside = state_block(sequences, HV, K, V, BK, BV)
     key_head = head // (HV // H)
-    first = block * BV
     rows = tl.arange(0, C)
-    channels = tl.arange(0, BK)
-    values = first + tl.arange(0, BV)
-    inside = (channels < K)[:, None] & (values < V)[None, :]
-    own = channels[:, None] * V + values[None, :]
-
-    start = tl.load(sequences + n).to(tl.int64)
-    stop = tl.load(sequences + n + 1).to(tl.int64)
-    chunk = tl.load(sequences + count + 1 + n).to(tl.int64)
     S = tl.zeros([BK, BV], tl.float32)
     if GIVEN:
-        S += tl.load(initial + (n * HV + head).to(tl.int64) * K * V + own, mask=inside, other=0.0).to(tl.float32)
+        S += tl.load(initial + place + own, mask=inside, other=0.0).to(tl.float32)
     for begin in range(start, stop, C):
         tokens = begin + rows
         real = tokens < stop
@@ -125,4 +112,4 @@ def state_forward(
         S = decayed(S, end, tile, BK, DECAY) + dot(tl.trans(Kt), scaled(X, scales, ROWS).to(OP), PRECISION)
         chunk += 1
     if FINAL:
-        tl.store(final + (n * HV + head).to(tl.int64) * K * V + own, S, mask=inside)
+        tl.store(final + place + own, S, mask=inside)

@@ -40,6 +40,27 @@ def chunk_of(spans, tile, tiles, H: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def state_block(sequences, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Of a program over the state: its value head and first value channel; its sequence's first token, the token after
+    its last, its first chunk and the next sequence's; the state's first element, its elements' places from there and
+    which of them are real [BK, BV]."""
+    blocks = tl.cdiv(V, BV)
+    head = (tl.program_id(0) // blocks) % HV
+    n = tl.program_id(0) // blocks // HV
+    count = tl.num_programs(0) // blocks // HV
+    first = tl.program_id(0) % blocks * BV
+    channels = tl.arange(0, BK)
+    values = first + tl.arange(0, BV)
+    start = tl.load(sequences + n).to(tl.int64)
+    stop = tl.load(sequences + n + 1).to(tl.int64)
+    chunk = tl.load(sequences + count + 1 + n).to(tl.int64)
+    next_chunk = tl.load(sequences + count + 1 + n + 1).to(tl.int64)
+    own = channels[:, None] * V + values[None, :]
+    inside = (channels < K)[:, None] & (values < V)[None, :]
+    return head, first, start, stop, chunk, next_chunk, (n * HV + head).to(tl.int64) * K * V, own, inside
+
+
+@triton.jit
 def norms(q, k, tokens, real, head, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
           NORM: tl.constexpr):  # fmt: skip
     """1 / |q| and 1 / |k| of each row [C], or ones."""

@@ -12,12 +12,14 @@ no decay too strong. Blocks of LEAF tokens that decay by at most SPAN take one a
 import triton
 import triton.language as tl
 
+from deltalab.kernels import norm
+
 LOG2E = tl.constexpr(1.4426950408889634)
 SPAN = tl.constexpr(100.0)
 """Factors stay between 2^-SPAN and 2^SPAN, which leaves what they multiply in fp32's and bf16's range."""
 LEAF_LEVEL = tl.constexpr(4)
 LEAF = tl.constexpr(16)
-NORM_EPS = tl.constexpr(1e-6)
+NORM_EPS = tl.constexpr(norm.NORM_EPS)
 GROUP = tl.constexpr(32)
 """Chunks that a program of a launch for steep ones looks at together."""
 

@@ -16,6 +16,8 @@ INTERPRETED = knobs.runtime.interpret
 NARROWEST = 64
 """Least width of a block: on Hopper, Triton 3.6 to 3.8 read shared memory out of bounds in products of blocks of 32
 bf16 (triton-lang/triton issues 10486 and 11366)."""
+VALUE_BLOCK = NARROWEST
+"""Value channels in a block."""
 CONFIGS: dict[str, dict[str, int]] = {
     "prologue": {"KB": 64, "num_warps": 4, "num_stages": 1},
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
@@ -44,7 +46,7 @@ class Plan:
         chunk: tokens in a chunk.
         narrow: storage of what lies between kernels.
         shared: bytes of shared memory that a program may take.
-        precision, solve: of fp32 products, and of those that make the inverse.
+        precision: of fp32 products.
     """
 
     heads: int
@@ -58,7 +60,6 @@ class Plan:
     narrow: torch.dtype
     shared: int
     precision: str
-    solve: str
 
     @property
     def rows(self) -> bool:
@@ -72,7 +73,7 @@ class Plan:
     @property
     def state_programs(self) -> int:
         """Programs of a kernel over the state for each sequence."""
-        return self.value_heads * -(-self.values // self.value_block(64))
+        return self.value_heads * -(-self.values // VALUE_BLOCK)
 
     def constants(self, kernel: Any, config: str) -> dict[str, Any]:
         """A kernel's constants that follow from the plan, and its launch configuration."""
@@ -83,14 +84,13 @@ class Plan:
             "V": self.values,
             "C": self.chunk,
             "BK": self.padded_width,
-            "BV": self.value_block(64),
+            "BV": VALUE_BLOCK,
             "DECAY": self.decay,
             "ERASE": self.erase,
             "WRITE": self.write,
             "ROWS": self.rows,
             "OP": tl.bfloat16 if self.narrow is torch.bfloat16 else tl.float32,
             "PRECISION": self.precision,
-            "SOLVE": self.solve,
         }
         return {name: value for name, value in constants.items() if name in kernel.arg_names} | self.launch(config)
 
@@ -107,16 +107,12 @@ class Plan:
 
     def stage_bytes(self, kernel: str) -> int:
         """About how many bytes of shared memory a stage of a kernel's pipeline takes."""
-        c, block = self.chunk, self.value_block(64)
+        c, block = self.chunk, VALUE_BLOCK
         if kernel in ("forward", "backward"):
             elements = 3 * c * self.padded_width + 2 * c * c + 2 * c * block
         else:
             elements = 6 * 64 * 64
         return elements * self.narrow.itemsize
-
-    def value_block(self, most: int) -> int:
-        """Padded width of a block of value channels."""
-        return min(most, max(NARROWEST, power_of_two(self.values)))
 
 
 def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None) -> Plan:
@@ -130,7 +126,6 @@ def _plan(
     keys: torch.Size, values: torch.Size, kinds: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> Plan:
     time, heads, width = keys
-    exact = dtype is torch.float32
     return Plan(
         heads,
         *(values[0], width, values[1]),
@@ -138,8 +133,7 @@ def _plan(
         chunk=min(64 if width <= 128 else 32, max(16, power_of_two(time))),
         narrow=torch.bfloat16 if dtype is torch.bfloat16 and not INTERPRETED else torch.float32,
         shared=shared_memory(device),
-        precision="tf32x3" if exact else "tf32",
-        solve="tf32x3" if exact else "tf32",
+        precision="tf32x3" if dtype is torch.float32 else "tf32",
     )
 
 

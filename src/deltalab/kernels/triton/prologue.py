@@ -79,7 +79,7 @@ def prologue_tile(
     q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
-    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr,
+    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one key head."""
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
@@ -131,7 +131,7 @@ def prologue_tile(
     tl.store(P + square, tl.where(rows[:, None] >= rows[None, :], causal, 0.0).to(OP))
     if ERASE > 0:
         A = tl.where(rows[:, None] > rows[None, :], A, 0.0)
-        tl.store(T + square, unit_lower_inverse(A, C, SOLVE).to(OP))
+        tl.store(T + square, unit_lower_inverse(A, C, PRECISION).to(OP))
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -139,7 +139,7 @@ def prologue(
     q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
-    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr, SOLVE: tl.constexpr,
+    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
     q, k [tokens, H, K]; g, b [tokens, H(, K)]; a [H] and delta [H(, K)] of the decay's activation.
@@ -159,11 +159,11 @@ def prologue(
                     if tl.load(steep + tile) != 0:
                         prologue_tile(
                             q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
-                            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION, SOLVE,
+                            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION,
                         )  # fmt: skip
     else:
         tile = tl.program_id(0).to(tl.int64)
         prologue_tile(
             q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
-            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION, SOLVE,
+            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION,
         )  # fmt: skip
