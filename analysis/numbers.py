@@ -82,10 +82,5 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def many(count: int, thing: str) -> str:
-    """``1 trial``, ``2 trials``."""
-    return f"{count:,} {thing}{'s' * (count != 1)}"
-
-
 def _clamp(places: int) -> int:
     return max(0, min(places, MOST_DIGITS))

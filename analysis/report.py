@@ -14,7 +14,7 @@ from analysis import formats, raw
 from analysis.canvas import Picture
 from analysis.collate import Results
 from analysis.figures import draw_all
-from analysis.numbers import duration, many, number
+from analysis.numbers import duration, number
 from analysis.sources import commits, day, hardware, provenance_line
 from analysis.statistics import Summary
 from analysis.tables import SIGNIFICANT, Table, comparison_table, differences_table, effects_table, places_of
@@ -22,6 +22,7 @@ from analysis.trials import trials_table, unfinished_table
 from deltalab.study import ledger
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
+from deltalab.wording import many
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNS = Path("runs")

@@ -3,8 +3,8 @@
 import time
 
 from analysis.collate import Results
-from analysis.numbers import many
 from deltalab.track.journal import State
+from deltalab.wording import many
 
 
 def provenance_line(results: Results) -> str:

@@ -158,8 +158,8 @@ def sync(
 ) -> None:
     """Bring MLflow up to date from the journals."""
     ledger.read_study(runs, study)
-    from deltalab.dispatch.progress import many
     from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
+    from deltalab.wording import many
 
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)

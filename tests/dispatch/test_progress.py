@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deltalab.dispatch.progress import Followed, Progress, many
+from deltalab.dispatch.progress import Followed, Progress
 from deltalab.track.journal import Journal, State
+from deltalab.wording import many
 
 
 @pytest.mark.parametrize(

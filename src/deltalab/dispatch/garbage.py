@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deltalab.dispatch.progress import many
 from deltalab.dispatch.show import make_console
 from deltalab.errors import NotFoundError
 from deltalab.study import ledger, submissions
 from deltalab.track import claim
 from deltalab.track.claim import alive
 from deltalab.track.journal import State
+from deltalab.wording import many
 
 SETTLED_SECONDS = 3600.0
 """Snapshots, submissions and temporary files touched since then may belong to a launch that is just being made."""

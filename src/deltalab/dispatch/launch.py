@@ -14,7 +14,6 @@ from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
-from deltalab.dispatch.progress import many
 from deltalab.dispatch.show import make_console, on_gpus, plan_json, show_plan
 from deltalab.dispatch.states import Observer
 from deltalab.errors import StudyError, UsageError
@@ -29,6 +28,7 @@ from deltalab.study.plan import Plan, hydra_overrides, make_plan, plain_study
 from deltalab.study.resolve import resolve
 from deltalab.track.journal import State
 from deltalab.track.provenance import gpus
+from deltalab.wording import many
 
 if TYPE_CHECKING:
     from deltalab.dispatch.submit import Launch

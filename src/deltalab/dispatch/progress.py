@@ -13,6 +13,7 @@ from rich.text import Text
 
 from deltalab.track import journal
 from deltalab.track.journal import Record, State
+from deltalab.wording import many
 
 LINE_SECONDS = 10.0
 """Where the output is no terminal, a line at most this often (and one per trial that ends)."""
@@ -124,12 +125,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def many(count: int, thing: str, does: str = "", do: str = "") -> str:
-    """``1 trial``, ``2 trials``, ``1,000 trials``; with a verb in both numbers ``1 trial runs``, ``2 trials run``."""
-    verb = does if count == 1 else do
-    return f"{count:,} {thing}{'s' * (count != 1)}" + (f" {verb}" if verb else "")
 
 
 def _figures(trial: Followed) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deltalab.dispatch.progress import duration, many
+from deltalab.dispatch.progress import duration
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
 from deltalab.study.design import generators
@@ -15,6 +15,7 @@ from deltalab.study.ledger import CellRecord
 from deltalab.study.plan import Plan
 from deltalab.track.journal import State
 from deltalab.track.provenance import gpus
+from deltalab.wording import many
 
 WORDS = {State.planned: "would run", State.preempted: "would resume", State.lost: "lost, would resume"}
 """States of a plan that are said otherwise than they are called."""

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from deltalab.dispatch.progress import duration, many
+from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import Task
 from deltalab.dispatch.states import Observer
 from deltalab.spec.study import Equivalence
@@ -17,6 +17,7 @@ from deltalab.study import ledger
 from deltalab.study.check import differences
 from deltalab.study.ledger import StudyRecord
 from deltalab.track.journal import Record, State
+from deltalab.wording import many
 
 STYLES = {
     State.completed: "green",

@@ -15,7 +15,7 @@ from deltalab.dispatch import slurm, snapshot
 from deltalab.dispatch.follow import Work, run_inline, run_pool, stops_on_ctrl_c
 from deltalab.dispatch.job import CANCEL, LOG, StopSignal
 from deltalab.dispatch.mirror import Mirror
-from deltalab.dispatch.progress import duration, many
+from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
 from deltalab.spec.launcher import Code, Kind, LauncherSpec
@@ -27,6 +27,7 @@ from deltalab.study.submissions import Submission
 from deltalab.track.claim import claimed
 from deltalab.track.files import naming_full_disk, refuse_unwritable, write_atomic
 from deltalab.track.journal import Journal, State
+from deltalab.wording import many
 
 TO_LAUNCH = (State.planned, State.preempted, State.lost)
 TO_RETRY = (State.failed, State.diverged, State.cancelled)

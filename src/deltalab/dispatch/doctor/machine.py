@@ -15,6 +15,7 @@ from deltalab.dispatch.doctor.findings import GIB, INSTALL, Check, Verdict, ask,
 from deltalab.track.claim import STALE_SECONDS
 from deltalab.track.mlflow import tracking_uri, without_password
 from deltalab.track.provenance import local_changes
+from deltalab.wording import many
 
 ROOT = Path(__file__).parents[4]
 MLFLOW_SECONDS = 20.0
@@ -71,9 +72,7 @@ def check_git() -> list[Check]:
             )
         ]
     files = len(local_changes(ROOT))
-    changes = (
-        f"{files} file{'s' * (files != 1)} changed or new since (every launch keeps them)" if files else "unchanged"
-    )
+    changes = f"{many(files, 'file')} changed or new since (every launch keeps them)" if files else "unchanged"
     return [Check("git", Verdict.ok, f"{ROOT} at {head.out}, {changes}")]
 
 
