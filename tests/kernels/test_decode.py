@@ -1,5 +1,7 @@
 """The decode step in plain torch against the whole layer, and the past that prompts leave to it."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -40,7 +42,7 @@ def test_a_prompt_shorter_than_the_convolution_leaves_zeros_before_it() -> None:
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_packed_prompts_leave_what_each_alone_leaves(width: int) -> None:
     x, cuts = torch.randn(1, 12, 3), [0, 1, 3, 12]
-    alone = [conv_state_of(x[:, a:b], width) for a, b in zip(cuts, cuts[1:], strict=False)]
+    alone = [conv_state_of(x[:, a:b], width) for a, b in pairwise(cuts)]
     assert torch.equal(conv_state_of(x, width, torch.tensor(cuts)), torch.cat(alone))
 
 

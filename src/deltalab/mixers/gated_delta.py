@@ -34,6 +34,7 @@ class GatedDelta(TokenMixer):
         self.norm = nn.RMSNorm(model.value_dim, eps=model.norm_eps)
         self.output_gate = nn.Linear(model.d_model, value_dim, bias=False)
         self.out = nn.Linear(value_dim, model.d_model, bias=False)
+        self.fp32 = () if self.gates.decay is None else ("gates.decay.a", "gates.decay.delta")
 
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         qkv = self.qkv(x_BTD)

@@ -43,6 +43,13 @@ class LanguageModel(nn.Module):
         """[..., D] → logits [..., vocab]."""
         return F.linear(features, self.embedding)
 
+    @property
+    def fp32(self) -> set[str]:
+        """Names of the parameters that stay in fp32 in a model of a shorter type."""
+        return {
+            f"blocks.{index}.mixer.{name}" for index, block in enumerate(self._blocks()) for name in block.mixer.fp32
+        }
+
     def new_cache(self, batch: int, length: int) -> ModelCache:
         """The cache of ``batch`` sequences without a token.
 

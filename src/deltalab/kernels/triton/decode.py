@@ -62,7 +62,8 @@ def decode_step(
         write_sigmoid: w is raw: the gate is sigmoid(w).
         conv_weight: [2·H·K + HV·V, width] of the short convolution, its last tap for this token; none without one.
         conv_state: [B, 2·H·K + HV·V, width − 1], contiguous: the tokens before this one, newest last, zero where there
-            were none (``kernels.decode.conv_state_of`` makes it from a prompt); updated in place. Goes with a width above 1.
+            were none (``kernels.decode.conv_state_of`` makes it from a prompt); updated in place. Goes with a width
+            above 1.
         arrivals: [B, H] int32 zeros, zero again after the step: where the kernel's programs say that they have read
             ``conv_state``. Steps that follow each other on one stream, all layers of a model say, may share it. Goes
             with ``conv_state``.
