@@ -93,7 +93,14 @@ def test_what_cannot_be_read_is_said(prompts: list[list[int]], said: str) -> Non
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("max_tokens", 0), ("temperature", -0.1), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.1), ("seed", -1)],
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("seed", -1),
+    ],
 )
 def test_sampling_outside_its_bounds_is_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key}={value}: allowed is"):

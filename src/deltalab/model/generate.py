@@ -51,8 +51,17 @@ def stream(
     Args:
         ended: asked after each of a prompt's tokens, whether to end it with this one.
     """
-    sampling = sampling or SamplingSpec()
     _check(prompts, len(model.embedding))
+    return _stream(model, prompts, sampling or SamplingSpec(), stop, ended)
+
+
+def _stream(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingSpec,
+    stop: Collection[int],
+    ended: Callable[[int], bool],
+) -> Iterator[tuple[int, int]]:
     device = model.embedding.device
     generator = torch.Generator(device)
     if sampling.seed is None:
