@@ -42,7 +42,7 @@ def folder(runs: Path, spec: TrialSpec) -> Path:
 
 
 def test_importing_deltalab_loads_no_torch() -> None:
-    code = "import sys, deltalab; assert 'load' in dir(deltalab) or 'load' in deltalab.__all__; print('torch' in sys.modules)"
+    code = "import sys, deltalab; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
@@ -138,7 +138,7 @@ def test_a_trial_that_has_not_completed_names_its_checkpoint(runs: Path) -> None
     folder = ledger.freeze(runs, spec)
     assert run_trial(spec, folder, Device.cpu, StopAt(3)) is State.preempted
     with pytest.raises(
-        NotFoundError, match="the trial is preempted; its newest checkpoint is .*step-00000003"
+        NotFoundError, match=r"the trial is preempted; its newest checkpoint is .*step-00000003"
     ) as raised:
         deltalab.load(folder)
     checkpoint = str(raised.value).rsplit(" ", 1)[-1]

@@ -30,9 +30,8 @@ def export(trial: str, folder: Path, runs: Path, study: str | None = None, dtype
     weights = find_weights(trial, runs, study)
     spec = read_spec(weights)
     tokenizer = make_tokenizer(spec.data, weights.parent)
-    config = DeltalabConfig(trial=spec.to_dict())
-    if tokenizer is not None:
-        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    end = None if tokenizer is None else spec.data.vocab_size - 1
+    config = DeltalabConfig(trial=spec.to_dict(), eos_token_id=end, pad_token_id=end)
     with torch.device("meta"):
         model = DeltalabForCausalLM(config)
     model.model = load_weights(weights, spec, None if dtype is None else getattr(torch, dtype))

@@ -109,7 +109,7 @@ class DeltalabForCausalLM(PreTrainedModel, GenerationMixin):
             features = packed.new_zeros(batch, columns, packed.shape[-1]).index_put((real,), packed)
         return features, None if cache is None else DeltalabCache(cache, columns)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
@@ -131,7 +131,7 @@ class DeltalabForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         """The embedding as a module; its weight is the model's."""
         weight = self.model.embedding
-        embedding = nn.Embedding(*weight.shape, device="meta")
+        embedding = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
         embedding.weight = weight
         return embedding
 
