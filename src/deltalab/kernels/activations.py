@@ -23,7 +23,7 @@ def activate_gates(
     write_sigmoid: bool = False,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """g, b, w as the recurrence takes them; which of them are raw is said as to ``dispatch.gated_delta_rule``."""
-    if decay is not None:
+    if g is not None and decay is not None:
         g = log_decay(g, decay)
     tied = b is w
     if w is not None and write_sigmoid:
@@ -34,10 +34,8 @@ def activate_gates(
     return g, b, w
 
 
-def log_decay(rate: Tensor | None, decay: DecayParameters) -> Tensor:
+def log_decay(rate: Tensor, decay: DecayParameters) -> Tensor:
     """−exp(a) ⊙ softplus(rate + δ), [..., H] or [..., H, K]; fp32, or fp64 where the rate is."""
-    check_decay(rate, decay)
-    assert rate is not None
     a, delta = decay
     scale = -a.exp()
     dt = F.softplus(_wide(rate) + delta)
@@ -50,7 +48,7 @@ def normalize_keys(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_decay(g: Tensor | None, decay: DecayParameters | None) -> None:
-    """Refuse decay parameters that do not fit the rate.
+    """Refuse decay parameters that do not fit the rate g [B, T, H] or [B, T, H, K].
 
     Raises:
         ValueError: a shape does not fit, or there is no rate.
@@ -59,9 +57,8 @@ def check_decay(g: Tensor | None, decay: DecayParameters | None) -> None:
         return
     if g is None:
         raise ValueError("decay: given without g, the rate that it activates")
-    a, delta = decay
-    heads = g.shape[g.dim() - delta.dim() :]
-    for name, x, shape in (("a", a, heads[:1]), ("δ", delta, heads)):
+    heads = g.shape[2:]
+    for name, x, shape in (("a", decay[0], heads[:1]), ("δ", decay[1], heads)):
         if x.shape != shape:
             raise ValueError(f"decay: {name} has shape {list(x.shape)}; must be {list(shape)}")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deltalab.kernels import chunk, reference
-from deltalab.kernels.activations import DecayParameters, activate_gates, normalize_keys
+from deltalab.kernels.activations import DecayParameters, activate_gates, check_decay, normalize_keys
 
 Form = Literal["triton", "chunk", "reference", "fla"]
 Result = tuple[Tensor, Tensor | None]
@@ -59,6 +59,7 @@ def gated_delta_rule(
     if form == "triton":
         raw["normalize"] = normalize
     else:
+        check_decay(g, decay)
         q, k = normalize_keys(q, k) if normalize else (q, k)
         g, b, w = activate_gates(g, b, w, **raw)
         raw = {}
