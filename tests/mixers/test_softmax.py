@@ -71,7 +71,7 @@ def test_flex_attention(
     """Uncompiled, as it runs on a CPU, where it has no gradients: whole tiles and tiles in part, and none else."""
     monkeypatch.setattr(softmax, "BLOCK", 0)
     monkeypatch.setattr(softmax, "_flex_runs", lambda q: True)
-    monkeypatch.setattr(softmax, "compiled_flex", lambda: flex_attention)
+    monkeypatch.setattr(softmax, "_compiled_flex", lambda: flex_attention)
     x = [part.detach() for part in inputs(length, torch.float32)]
     torch.testing.assert_close(ours(window, cuts)(*x), by_definition(window, cuts)(*x), rtol=1e-4, atol=1e-5)
 
@@ -105,6 +105,15 @@ def test_memory_grows_with_the_window_and_not_with_the_length(monkeypatch: pytes
     sizes.clear()
     ours(None, (0, 600, 1024))(*inputs(1024, torch.float32))
     assert sizes == [(256, 256), (256, 512), (256, 768), (256, 424)]
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("error:flex_attention called without torch.compile")
+def test_gpu_many_kinds_of_call_are_all_compiled() -> None:
+    for width in (16, 32, 48, 64, 96, 128):
+        for window in (37, None):
+            x = inputs(300, torch.bfloat16, "cuda", width)
+            with_gradients(ours(window, (0, 100, 300)), x)
 
 
 @pytest.mark.gpu

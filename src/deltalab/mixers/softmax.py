@@ -25,6 +25,9 @@ TILE = 128
 """Queries, and keys, in a block of FlexAttention's mask."""
 FLEX_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FLEX_WIDTHS = (16, 256)
+KINDS = 64
+"""Kinds of call (dtype, head width, window or none, first and later lengths) that a process compiles; after torch's own
+limit of 8 FlexAttention would run uncompiled, with no more than a warning."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cu_seqlens: Tensor | None) -> Tensor:
@@ -47,7 +50,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cu_seqlens: Tens
     sequence = None if cu_seqlens is None else torch.searchsorted(cu_seqlens, place, right=True)
     if length > BLOCK and _flex_runs(q):
         mask = _window_tiles(length, window, q.device) if sequence is None else tiles(length, window, sequence)
-        return compiled_flex()(q, k, v, block_mask=mask)
+        return flex(q, k, v, mask)
     return _by_blocks(q, k, v, place, window, sequence, None if cu_seqlens is None else cu_seqlens.tolist())
 
 
@@ -90,9 +93,16 @@ def _flex_runs(q: Tensor) -> bool:
     return has_triton() and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
-@functools.cache
-def compiled_flex() -> Callable[..., Any]:
+def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Any:
     """FlexAttention as kernels; uncompiled it makes all scores."""
+    if torch.compiler.is_compiling():
+        return flex_attention(q, k, v, block_mask=mask)
+    with torch._dynamo.config.patch(recompile_limit=KINDS):
+        return _compiled_flex()(q, k, v, block_mask=mask)
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
