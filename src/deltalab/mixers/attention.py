@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.packing import tokens_before
+from deltalab.mixers.softmax import attend
 from deltalab.spec.model import ModelSpec
 
 
@@ -22,13 +23,14 @@ class Attention(TokenMixer):
         length = x_BTD.shape[1]
         qkv = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, d]
-        place = torch.arange(length, device=x_BTD.device)
-        position = place if cu_seqlens is None else tokens_before(cu_seqlens, length)
+        if cu_seqlens is None:
+            position = torch.arange(length, device=x_BTD.device)
+        else:
+            position = tokens_before(cu_seqlens, length)
         q, k = rotate(q, position, self.rope_base), rotate(k, position, self.rope_base)
         if cache is not None:
             fill(cache, k.detach(), v.detach(), cu_seqlens)
-        mask = visible(place, self.window, cu_seqlens)
-        o_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        o_BHTd = attend(q, k, v, self.window, cu_seqlens)
         return self.out(o_BHTd.transpose(1, 2).flatten(-2))
 
     def new_cache(self, batch: int, length: int) -> Cache:
@@ -68,21 +70,6 @@ def fill(cache: Cache, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
     place = start + position.clamp(min=0)
     for name, x in (("k", k), ("v", v)):
         cache[name][:, :, : len(slot)] = x[row, :, place].transpose(1, 2)
-
-
-def visible(position: Tensor, window: int | None, cu_seqlens: Tensor | None) -> Tensor | None:
-    """[T, T] bool, True where row t may see column s; None when plain causality says it all."""
-    length = position.shape[0]
-    if cu_seqlens is None and (window is None or window >= length):
-        return None
-    distance = position[:, None] - position[None, :]
-    seen = distance >= 0
-    if window is not None:
-        seen = seen & (distance < window)
-    if cu_seqlens is not None:
-        sequence = torch.searchsorted(cu_seqlens, position, right=True)
-        seen = seen & (sequence[:, None] == sequence[None, :])
-    return seen
 
 
 def rotate(x: Tensor, position: Tensor, base: float) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from deltalab.kernels.decode import conv_state_of
 from deltalab.kernels.dispatch import decode_step, gated_delta_rule
-from deltalab.kernels.norm import l2_norm
 from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.gates import Gates
 from deltalab.mixers.short_conv import ShortConvolution
@@ -43,10 +42,12 @@ class GatedDelta(TokenMixer):
                 cache["past"].copy_(conv_state_of(qkv.detach(), self.conv.weight.shape[1], cu_seqlens))
             qkv = self.conv(qkv, cu_seqlens)
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
-        q, k = l2_norm(qk.unflatten(-1, (2 * self.heads, -1))).chunk(2, dim=-2)
+        q, k = qk.unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=-2)
         v = v.unflatten(-1, (self.value_heads, -1))
-        g, b, w = self.gates(x_BTD)
-        o, state = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens, output_final_state=cache is not None)
+        raw, keep = self.gates.raw(x_BTD)._asdict(), cache is not None
+        o, state = gated_delta_rule(
+            q, k, v, **raw, normalize=True, cu_seqlens=cu_seqlens, output_final_state=keep
+        )  # fmt: skip
         if cache is not None and state is not None:
             cache["state"].copy_(state.detach())
         return self._output(o, x_BTD)
@@ -64,14 +65,11 @@ class GatedDelta(TokenMixer):
         return cache
 
     def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
-        g, b, w = self.gates(x_BD)
         o = decode_step(
             self.qkv(x_BD),
             cache["state"],
             heads=self.heads,
-            g=g,
-            b=b,
-            w=w,
+            **self.gates.raw(x_BD)._asdict(),
             conv_weight=None if self.conv is None else self.conv.weight,
             conv_state=cache.get("past"),
             arrivals=cache.get("arrivals"),
