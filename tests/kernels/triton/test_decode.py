@@ -250,7 +250,8 @@ def test_strong_and_missing_decay_stay_finite() -> None:
     x = problem.inputs()
     x["g"] = torch.where(torch.arange(problem.width) % 2 == 0, -200.0, 0.0).double().expand_as(x["g"]).contiguous()
     given = on_device(x)
-    assert rms_error(decoded(problem, given, empty_cache(problem, given)), layer(problem, x)[0]) < 1e-5
+    got = decoded(problem, given, empty_cache(problem, given))
+    assert rms_error(got, layer(problem, x)[0].to(got.device)) < 1e-5
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 3, 20])
