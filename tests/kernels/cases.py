@@ -4,7 +4,8 @@ A variant of the lattice is a row of ``VARIANTS``: decay, erase and write granul
 gates, and the range of the erase gate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -109,9 +110,15 @@ def make_case(
     )
 
 
-def run(form: Form, case: Case, /, **options: Any) -> dict[str, Tensor]:
-    """o, the final state and the gradient of every leaf, for fixed random cotangents."""
-    leaves = {name: x.detach().clone().requires_grad_() for name, x in case.leaves.items()}
+def run(
+    form: Form, case: Case, /, *, place: Callable[[Tensor], Tensor] = torch.clone, **options: Any
+) -> dict[str, Tensor]:
+    """o, the final state and the gradient of every leaf, for fixed random cotangents.
+
+    Args:
+        place: copies a leaf or a cotangent to where the form finds it.
+    """
+    leaves = {name: place(x.detach()).requires_grad_() for name, x in case.leaves.items()}
     q, k, v = leaves["q"], leaves["k"], leaves["v"]
     b, w = leaves.get("b"), leaves.get("w")
     if "beta" in leaves:
@@ -130,7 +137,7 @@ def run(form: Form, case: Case, /, **options: Any) -> dict[str, Tensor]:
         **options,
     )
     results = {"o": o} | ({} if state is None else {"state": state})
-    cotangents = [cotangent(x, seed) for seed, x in enumerate(results.values())]
+    cotangents = [place(cotangent(x, seed)) for seed, x in enumerate(results.values())]
     grads = torch.autograd.grad(list(results.values()), list(leaves.values()), cotangents)
     return {name: x.detach() for name, x in results.items()} | {
         "d" + name: x for name, x in zip(leaves, grads, strict=True)
@@ -150,6 +157,30 @@ def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], bound: float) 
         size = reference.abs().max().item()
         error = (got[name].double() - reference.double()).abs().max().item()
         assert error <= bound * size, f"{name}: {error:.1e} > {bound:.0e} · {size:.1e}"
+
+
+MARGIN = 64 * 256
+"""Elements that ``between_nans`` leaves on either side: a whole chunk of the widest rows."""
+
+
+def between_nans(x: Tensor) -> Tensor:
+    """A copy in memory that is NaN before and behind it: a padding row that is read and not masked shows."""
+    room = torch.full((x.numel() + 2 * MARGIN,), float("nan"), dtype=x.dtype, device=x.device)
+    return room[MARGIN:-MARGIN].view(x.shape).copy_(x)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Every torch.empty holds NaN, or an integer's largest value."""
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        assert torch.empty(2).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def rms_error(got: Tensor, want: Tensor) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltalab.mixers.gates import Gates, GateValues
+from deltalab.kernels.activations import activate_gates
+from deltalab.mixers.gates import Gates, GateValues, RawGates
 from deltalab.spec.launcher import Device
 from deltalab.track import journal
 from deltalab.train.trial import run_trial
@@ -34,10 +35,16 @@ def test_losses_of_a_training_run_are_equal(variant: str, tmp_path: Path, monkey
     torch.set_num_threads(1)
     spec = trial(f"variant={variant}", "train.steps=20", "train.log_every=1")
     run_trial(spec, tmp_path / "narrow", Device.cpu)
-    narrow = Gates.forward
-    widen = WIDENED[variant]
-    monkeypatch.setattr(Gates, "forward", lambda self, x: widen(narrow(self, x)))
+    widen, widened = WIDENED[variant], []
+
+    def raw(self: Gates, x: torch.Tensor) -> RawGates:
+        widened.append(widen(GateValues(*activate_gates(**narrow(self, x)._asdict()))))
+        return RawGates(*widened[-1], decay=None, erase_range=0.0, write_sigmoid=False)
+
+    narrow = Gates.raw
+    monkeypatch.setattr(Gates, "raw", raw)
     run_trial(spec, tmp_path / "wide", Device.cpu)
+    assert widened
     one, other = (journal.read(tmp_path / name).metrics["train/loss"] for name in ("narrow", "wide"))
     assert one[20] < one[1]
     assert one == pytest.approx(other, rel=5e-4)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deltalab.kernels import chunk, reference
+from deltalab.kernels.activations import DecayParameters, activate_gates, check_decay, normalize_keys
 
 Form = Literal["triton", "chunk", "reference", "fla"]
 Result = tuple[Tensor, Tensor | None]
@@ -31,15 +32,37 @@ def gated_delta_rule(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    normalize: bool = False,
+    decay: DecayParameters | None = None,
+    erase_range: float = 0.0,
+    write_sigmoid: bool = False,
     form: Form | None = None,
 ) -> Result:
     """Run the form named, or the fastest there is; arguments and results as ``reference.gated_delta_rule``.
+
+    Inputs may come raw: ``triton`` activates them inside its kernels and keeps nothing of it, the other forms take what
+    ``activations`` makes of them.
+
+    Args:
+        normalize: divide q and k by their L2 norms first.
+        decay: (a [H], δ [H] or [H, K]) where g is the raw rate f: the log-decay is −exp(a) ⊙ softplus(f + δ).
+        erase_range: r > 0 where b is raw: the gate is r · sigmoid(b).
+        write_sigmoid: w is raw: the gate is sigmoid(w).
+        form: none for the fastest (``choose``).
 
     Raises:
         ValueError: an unknown form, one that cannot do this problem, or a shape that does not fit.
     """
     if form is None:
         form, _ = choose(q, v)
+    raw: dict[str, Any] = {"decay": decay, "erase_range": erase_range, "write_sigmoid": write_sigmoid}
+    if form == "triton":
+        raw["normalize"] = normalize
+    else:
+        check_decay(g, decay)
+        q, k = normalize_keys(q, k) if normalize else (q, k)
+        g, b, w = activate_gates(g, b, w, **raw)
+        raw = {}
     return _form(form)(
         q,
         k,
@@ -51,6 +74,7 @@ def gated_delta_rule(
         initial_state=initial_state,
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
+        **raw,
     )
 
 

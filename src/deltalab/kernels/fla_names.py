@@ -11,11 +11,9 @@ q, k [B, T, H, K]; v [B, T, HV, V], HV a multiple of H. Decay, erase gate and β
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltalab.kernels import dispatch
-from deltalab.kernels.norm import l2_norm
 
 FIXED: dict[str, Any] = {
     "safe_gate": False,
@@ -213,27 +211,12 @@ def _run(
         q, k, b = (_spread(x, 2, heads, group) for x in (q, k, b))
         g = None if g is None else _spread(g, 2, heads, group)
         decay = None if decay is None else (_spread(decay[0], 0, heads, group), _spread(decay[1], 0, heads, group))
-    form, _ = dispatch.choose(q, v)
-    if form == "triton":
-        from deltalab.kernels.triton.api import gated_delta_rule
-
-        return gated_delta_rule(q, k, v, g, b, w, normalize=normalize, decay=decay, **options)
-    if normalize:
-        q, k = l2_norm(_wide(q)), l2_norm(_wide(k))
-    if g is not None and decay is not None:
-        g = _log_decay(g, *decay)
-    return dispatch.gated_delta_rule(q, k, v, g, b, w, form=form, **options)
+    return dispatch.gated_delta_rule(q, k, v, g, b, w, normalize=normalize, decay=decay, **options)
 
 
 def _spread(x: Tensor, axis: int, heads: int, group: int) -> Tensor:
     """Repeat what there is for each key head, for each value head."""
     return x.repeat_interleave(group, axis) if x.shape[axis] == heads else x
-
-
-def _log_decay(rate: Tensor, a: Tensor, delta: Tensor) -> Tensor:
-    """−exp(a) ⊙ softplus(rate + δ), a for each head, δ for each head or channel."""
-    scale = a.exp() if rate.dim() == 3 else a.exp().unsqueeze(-1)
-    return -scale * F.softplus(_wide(rate) + delta)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Softmax attention with rotary positions, over the whole past or a sliding window (SWA)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.mixers.base import TokenMixer
+from deltalab.mixers.softmax import attend
 from deltalab.spec.model import ModelSpec
 
 
@@ -23,24 +23,8 @@ class Attention(TokenMixer):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, d]
         position = torch.arange(length, device=x_BTD.device)
         q, k = rotate(q, position, self.rope_base), rotate(k, position, self.rope_base)
-        mask = visible(position, self.window, cu_seqlens)
-        o_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        o_BHTd = attend(q, k, v, self.window, cu_seqlens)
         return self.out(o_BHTd.transpose(1, 2).flatten(-2))
-
-
-def visible(position: Tensor, window: int | None, cu_seqlens: Tensor | None) -> Tensor | None:
-    """[T, T] bool, True where row t may see column s; None when plain causality says it all."""
-    length = position.shape[0]
-    if cu_seqlens is None and (window is None or window >= length):
-        return None
-    distance = position[:, None] - position[None, :]
-    seen = distance >= 0
-    if window is not None:
-        seen = seen & (distance < window)
-    if cu_seqlens is not None:
-        sequence = torch.searchsorted(cu_seqlens, position, right=True)
-        seen = seen & (sequence[:, None] == sequence[None, :])
-    return seen
 
 
 def rotate(x: Tensor, position: Tensor, base: float) -> Tensor:

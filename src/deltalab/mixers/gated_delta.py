@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.kernels.dispatch import gated_delta_rule
-from deltalab.kernels.norm import l2_norm
 from deltalab.mixers.base import TokenMixer
 from deltalab.mixers.gates import Gates
 from deltalab.mixers.short_conv import ShortConvolution
@@ -38,8 +37,7 @@ class GatedDelta(TokenMixer):
         if self.conv is not None:
             qkv = self.conv(qkv, cu_seqlens)
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
-        q, k = l2_norm(qk.unflatten(-1, (2 * self.heads, -1))).chunk(2, dim=-2)
+        q, k = qk.unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=-2)
         v = v.unflatten(-1, (self.value_heads, -1))
-        g, b, w = self.gates(x_BTD)
-        o, _ = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens)
+        o, _ = gated_delta_rule(q, k, v, **self.gates.raw(x_BTD)._asdict(), normalize=True, cu_seqlens=cu_seqlens)
         return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x_BTD)))

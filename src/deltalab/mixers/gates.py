@@ -11,9 +11,9 @@ projection unchanged (Table 5 of the paper), or *projected*, a projection of one
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deltalab.kernels.activations import DecayParameters, activate_gates, log_decay
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import Decay, Erase, Narrowing, VariantSpec, Write
 
@@ -26,8 +26,22 @@ class GateValues(NamedTuple):
     w: Tensor | None
 
 
+class RawGates(NamedTuple):
+    """Gates to be activated by the recurrence, and how: arguments of ``kernels.dispatch.gated_delta_rule``."""
+
+    g: Tensor | None
+    b: Tensor | None
+    w: Tensor | None
+    decay: DecayParameters | None
+    erase_range: float
+    write_sigmoid: bool
+
+
 class Gate(nn.Module):
-    """Sigmoid gate over heads × channels, [B, T, D] → [B, T, heads, channels] or, scalar, [B, T, heads]."""
+    """Gate over heads × channels, [B, T, D] → [B, T, heads, channels] or, scalar, [B, T, heads].
+
+    The sigmoid is left to the recurrence, but where a mean over channels has to follow it (``pooled``).
+    """
 
     def __init__(self, d_model: int, heads: int, channels: int, scalar: bool, narrowing: Narrowing) -> None:
         super().__init__()
@@ -36,15 +50,15 @@ class Gate(nn.Module):
         self.proj = nn.Linear(d_model, heads if self.projected else heads * channels, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.proj(x_BTD))
+        gate = self.proj(x_BTD)
         if self.projected:
             return gate
         gate = gate.unflatten(-1, (self.heads, -1))
-        return gate.mean(-1) if self.pooled else gate
+        return torch.sigmoid(gate).mean(-1) if self.pooled else gate
 
 
 class DecayGate(nn.Module):
-    """Log-decay in fp32, [B, T, D] → [B, T, H, K] or, scalar, [B, T, H]; natural log, ≤ 0."""
+    """Rate of the log-decay, [B, T, D] → [B, T, H, K] or, scalar, [B, T, H]; if ``pooled``, the log-decay itself."""
 
     def __init__(self, d_model: int, heads: int, channels: int, scalar: bool, narrowing: Narrowing) -> None:
         super().__init__()
@@ -59,13 +73,15 @@ class DecayGate(nn.Module):
         self.delta = nn.Parameter(torch.empty(self.proj.out_features))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        rate = self.proj(x_BTD if self.projected else self.down(x_BTD))
-        dt = F.softplus(rate.float() + self.delta)
-        scale = -self.a.exp()
         if self.projected:
-            return scale * dt
-        g = scale[:, None] * dt.unflatten(-1, (self.heads, -1))
-        return g.mean(-1) if self.pooled else g
+            return self.proj(x_BTD)
+        rate = self.proj(self.down(x_BTD)).unflatten(-1, (self.heads, -1))
+        return log_decay(rate, self.parameters_of_heads).mean(-1) if self.pooled else rate
+
+    @property
+    def parameters_of_heads(self) -> DecayParameters:
+        """a [H] and δ [H], or [H, K] where there is one for each channel."""
+        return self.a, self.delta if self.projected else self.delta.unflatten(0, (self.heads, -1))
 
 
 class Gates(nn.Module):
@@ -84,12 +100,21 @@ class Gates(nn.Module):
             self.write = Gate(d, hv, model.value_dim, variant.write is Write.scalar, variant.narrowing)
 
     def forward(self, x_BTD: Tensor) -> GateValues:
+        """The gates' values."""
+        return GateValues(*activate_gates(**self.raw(x_BTD)._asdict()))
+
+    def raw(self, x_BTD: Tensor) -> RawGates:
+        """The gates before the activations that the recurrence can do itself."""
         g = None if self.decay is None else self.decay(x_BTD)
         b = None if self.erase is None else self.erase(x_BTD)
         w = None if self.write is None else self.write(x_BTD)
         if self.tied:
             assert b is not None  # VariantSpec refuses a tie without an erase gate
             w = b if self.group == 1 else b.repeat_interleave(self.group, dim=-1)
-        if b is not None and self.erase_range != 1:
+        decay = None if self.decay is None or self.decay.pooled else self.decay.parameters_of_heads
+        raw_erase = self.erase is not None and not self.erase.pooled
+        if b is not None and self.erase_range != 1 and not raw_erase:
             b = self.erase_range * b
-        return GateValues(g, b, w)
+        write = self.erase if self.tied else self.write
+        raw_write = write is not None and not write.pooled
+        return RawGates(g, b, w, decay, float(self.erase_range) if raw_erase else 0.0, raw_write)

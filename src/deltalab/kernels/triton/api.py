@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from deltalab.kernels.activations import check_decay
 from deltalab.kernels.arguments import check_shapes
 from deltalab.kernels.triton import ops
 
@@ -46,7 +47,7 @@ def gated_delta_rule(
     check_shapes(q, k, v, g, b, w, initial_state=initial_state, cu_seqlens=cu_seqlens)
     if reason := unfit(q, v):
         raise ValueError(reason)
-    _check_decay(g, decay)
+    check_decay(g, decay)
     dtype = torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else v.dtype
     given = (q.to(dtype), k.to(dtype), v.to(dtype), g, b, w, *(decay or (None, None)), initial_state)
     inputs = [None if x is None else x.contiguous() for x in given]
@@ -65,14 +66,3 @@ def unfit(q: Tensor, v: Tensor) -> str:
     if max(q.shape[-1], v.shape[-1]) > WIDEST:
         return f"K = {q.shape[-1]}, V = {v.shape[-1]}; the Triton kernels take up to {WIDEST}"
     return ""
-
-
-def _check_decay(g: Tensor | None, decay: tuple[Tensor, Tensor] | None) -> None:
-    if decay is None:
-        return
-    if g is None:
-        raise ValueError("decay: given without g, the rate that it activates")
-    heads = g.shape[2:]
-    for name, x, shape in (("a", decay[0], heads[:1]), ("δ", decay[1], heads)):
-        if x.shape != shape:
-            raise ValueError(f"decay: {name} has shape {list(x.shape)}; must be {list(shape)}")
