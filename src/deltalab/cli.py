@@ -1,7 +1,6 @@
 """``deltalab``: plan studies, follow and steer trials, look after the runs folder. No torch is loaded here."""
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -13,7 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.prompt import Prompt
 
-from deltalab.errors import DeltalabError, NotFoundError
+from deltalab.command import run_app
+from deltalab.errors import NotFoundError
 from deltalab.study import ledger
 from deltalab.track.journal import State
 
@@ -196,17 +196,7 @@ def doctor(
 
 def main() -> None:
     """Entry point; mistakes are one line with exit code 2, failures 1."""
-    try:
-        app()
-    except DeltalabError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (BrokenPipeError, KeyboardInterrupt):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(130)
-    except OSError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(app, "deltalab")
 
 
 def _study_or_newest(runs: Path, study: str | None) -> str:
