@@ -157,9 +157,12 @@ def sync(
     fresh: Annotated[bool, typer.Option(help="Write new MLflow runs instead of continuing.")] = False,
 ) -> None:
     """Bring MLflow up to date from the journals."""
+    from deltalab.spec.tracking import refuse_uri
+
+    refuse_uri("--uri", uri)
     ledger.read_study(runs, study)
-    from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
-    from deltalab.wording import many
+    from deltalab.track.mlflow import Mirror, quiet_mlflow
+    from deltalab.wording import many, without_password
 
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)
@@ -190,7 +193,9 @@ def doctor(
 ) -> None:
     """Say what works on this machine and how to mend what does not."""
     from deltalab.dispatch.doctor.run import run_doctor
+    from deltalab.spec.tracking import refuse_uri
 
+    refuse_uri("--uri", uri)
     raise typer.Exit(run_doctor(runs, uri, as_json))
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from deltalab.dispatch.doctor.findings import GIB, INSTALL, Check, Verdict, ask, version_of
 from deltalab.track.claim import STALE_SECONDS
-from deltalab.track.mlflow import tracking_uri, without_password
+from deltalab.track.mlflow import tracking_uri
 from deltalab.track.provenance import local_changes
-from deltalab.wording import many
+from deltalab.wording import many, without_password
 
 ROOT = Path(__file__).parents[4]
 MLFLOW_SECONDS = 20.0
