@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deltalab.spec import load
+from deltalab.spec.load import LaunchSpec
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
@@ -139,6 +140,16 @@ class Desk:
             timeout=PATIENCE,
             check=False,
         )
+
+
+def settings_for(runs: Path, *overrides: str) -> LaunchSpec:
+    """The launch part of ``python launch.py OVERRIDES plan=true json=true`` with a runs folder."""
+    return load.launch_spec(load.compose([f"runs={runs}", "plan=true", "json=true", QUIET, *overrides]))
+
+
+def jobs(*levels: tuple[str, ...]) -> list[list[str]]:
+    """Overrides of small jobs, as Hydra's sweeper makes them."""
+    return [["train=smoke", "train.steps=5", *level] for level in levels]
 
 
 def kill(pid: int) -> None:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
-from deltalab.track.provenance import gpus
 from tests.dispatch.launching import LOCAL, QUIET, Desk, kill
 from tests.specs import TWO_CELLS
 
@@ -141,41 +140,6 @@ def test_divergence_is_a_result(desk: Desk) -> None:
     assert done.returncode == 0, done.stdout
     assert desk.states() == [State.diverged] * 4
     assert "✗ variant=gated_delta_net_2 seed=0: diverged: loss" in done.stdout
-
-
-MISTAKES = [
-    (["variant=kdaa"], "variant=kdaa: allowed is one of"),
-    (["-m", "variant=kda,kdaa"], "deltalab: variant=kdaa: allowed is one of"),
-    (["-m", "study=nothing"], "study=nothing: no such study"),
-    (["-m", "study={study}", "variant=kda"], "variant is set by factor variant of study ask"),
-    (["-m", "study={study}", "train.lr=1e-3,1e-2"], "train.lr: several values"),
-    (["-m", "study={study}", "seed=a"], "seed=a: allowed is an integer"),
-    (["variant.tie=true"], "variant.tie=true"),
-    (["hydra.launcher.workers=0"], "hydra.launcher.workers=0"),
-    (["~tracking"], "~tracking: allowed is key=value"),
-    (["model=null"], "a group's value is missing"),
-    (["variant="], "variant=: allowed is one of"),
-    (["model=[a]"], "Could not load 'model/a'"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[said for _, said in MISTAKES])
-def test_a_mistake_is_one_line_exit_code_2_and_nothing_started(desk: Desk, arguments: list[str], said: str) -> None:
-    path = desk.study(TWO_CELLS)
-    done = desk.launch(*(argument.replace("{study}", path) for argument in arguments))
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not (desk.runs / "trials").exists()
-
-
-@pytest.mark.skipif(bool(gpus()), reason="a GPU is here")
-@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1")])
-def test_a_gpu_that_is_not_there_is_said_before_anything_starts(desk: Desk, arguments: tuple[str, ...]) -> None:
-    done = desk.launch(*arguments, "hydra.launcher.device=cuda", QUIET)
-    assert done.returncode == 2
-    assert "no GPU is visible here" in done.stderr
-    assert not (desk.runs / "trials").exists()
 
 
 def test_another_launch_of_the_same_study_follows_the_first_to_its_end(desk: Desk) -> None:

@@ -19,13 +19,12 @@ from deltalab.dispatch.show import MIN_PREFIX, plan_json, prefixes, show_plan
 from deltalab.errors import UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec, SlurmSpec
-from deltalab.spec.load import LaunchSpec
 from deltalab.spec.study_file import read_study
 from deltalab.study import estimates, ledger
 from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
-from tests.dispatch.launching import LOCAL, QUIET, Desk
+from tests.dispatch.launching import LOCAL, QUIET, Desk, jobs, settings_for
 from tests.dispatch.slurm_programs import SlurmPrograms
 from tests.specs import TWO_CELLS, study_file
 
@@ -198,14 +197,6 @@ def test_what_is_known_to_be_too_much_is_asked_about_though_more_is_unknown(tmp_
     assert not (tmp_path / "trials").exists()
 
 
-def settings_for(runs: Path, *overrides: str) -> LaunchSpec:
-    return load.launch_spec(load.compose([f"runs={runs}", "plan=true", "json=true", QUIET, *overrides]))
-
-
-def jobs(*levels: tuple[str, ...]) -> list[list[str]]:
-    return [["train=smoke", "train.steps=5", *level] for level in levels]
-
-
 KDA, DELTA = ("variant=kda",), ("variant=delta_net",)
 
 
@@ -234,34 +225,6 @@ def test_what_the_command_line_overrides_beside_a_study_given_there_holds(
     given = {cell["name"]: cell["trials"]["0"]["id"] for cell in json.loads(capsys.readouterr().out)["cells"]}
     launch_jobs(jobs((*KDA, "train.lr=5e-3"), (*DELTA, "train.lr=5e-3")), LauncherSpec(), settings_for(tmp_path))
     assert given == {c["name"]: c["trials"]["0"]["id"] for c in json.loads(capsys.readouterr().out)["cells"]}
-
-
-SWEEP_MISTAKES = [
-    ("sweep.design=some", "command line: design=some: allowed is one of full_factorial, "),
-    (
-        "sweep.baseline={variant:kdaa}",
-        "command line: baseline.variant=kdaa: allowed is a level of the factor: kda, del",
-    ),
-    ("sweep.baseline={varaint:kda}", "command line: baseline.varaint=kda: allowed is a factor of this study: variant"),
-    ("sweep.design=list", "command line: cells=0 cells: allowed is at least one with design: list"),
-    ("sweep.resolution=3", "command line: resolution=3: allowed is only with design: fractional_factorial"),
-    ("sweep.tune={key:train.lr,grid:[1e-3]}", "command line: tune.seeds=missing"),
-    ("sweep.tune={key:train.steps,grid:[1,2],seeds:[7]}", "command line: tune.key=train.steps: allowed is a key that "),
-    ("sweep.tune={key:train.lr,grid:[1e-3,2e-3],seeds:[0]}", "command line: tune.seeds=[0]: allowed is seeds that are"),
-    ("sweep.metrics={eval/los:min}", "command line: metrics.eval/los=min: allowed is eval/loss, "),
-    ("sweep.zip=[[variant,train.lr]]", "command line: zip[0]=train.lr: allowed is factors of this study: variant"),
-    ("sweep.name=a/b", "command line: name=a/b: allowed is letters"),
-    ("sweep.equivalence=maybe", "command line: equivalence=maybe: allowed is one of share, assert"),
-    ("sweep.factors={train.lr:[1e-3,1e-2]} sweep.baseline={train.lr:1e-3}", "command line: factors"),  # beside variant
-]
-
-
-@pytest.mark.parametrize(("given", "said"), SWEEP_MISTAKES, ids=[given for given, _ in SWEEP_MISTAKES])
-def test_a_mistake_in_a_study_on_the_command_line_is_one_line(tmp_path: Path, given: str, said: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        launch_jobs(jobs(KDA, DELTA), LauncherSpec(), settings_for(tmp_path, *given.split()))
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -385,16 +348,6 @@ def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
     assert f"of {twin.equivalent}, which computes the same: an error in the code" in said
 
 
-COMMAND_MISTAKES = [
-    (["-m", "hydra/launcher=slurm"], "hydra/launcher=slurm: sbatch is not here; allowed is local or inline"),
-    (["hydra/launcher=slurm"], "hydra/launcher=slurm: allowed with -m; without it a trial runs in this process"),
-    (["-m", "hydra/launcher=basic"], "hydra/launcher=basic: allowed is one of inline, local, slurm"),
-    (["-m", "hydra.launcher.wrokers=2"], "hydra.launcher.wrokers: no such key; allowed is one of kind, workers"),
-    (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
-    (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep
-]
-
-
 @pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -418,15 +371,3 @@ def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
     submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
     assert submitted.returncode == 0, submitted.stderr
     assert len(slurm.calls("scontrol")) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "said"), COMMAND_MISTAKES, ids=[said for _, said in COMMAND_MISTAKES])
-def test_a_mistake_in_a_command_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    desk = Desk(tmp_path)
-    desk.env["PATH"] = str(tmp_path)  # no Slurm here
-    done = desk.launch(*arguments, "variant=kda", "train=smoke", "train.steps=1", "eval.sequences=1", QUIET)
-    assert done.returncode == 2, done.stdout + done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert said in line
-    assert not (desk.runs / "trials").exists()
