@@ -180,7 +180,7 @@ def gc(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable; never asks.")] = False,
 ) -> None:
     """List what nothing in the runs folder needs any more, and remove it when told to."""
-    from deltalab.dispatch.garbage import run_gc
+    from deltalab.dispatch.garbage_command import run_gc
 
     raise typer.Exit(run_gc(runs, yes, trials, as_json))
 

@@ -18,6 +18,8 @@ from deltalab.track.journal import State
 from tests.specs import study_file
 
 LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
+INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1")
+"""For a study whose workers are not what is asked about: each of them would load torch."""
 QUIET = "tracking=none"
 RATE = "train/tokens_per_second"
 PATIENCE = 600

@@ -24,15 +24,12 @@ from deltalab.study import estimates, ledger
 from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
-from tests.dispatch.launching import LOCAL, QUIET, Desk, jobs, settings_for
+from tests.dispatch.launching import INLINE, LOCAL, QUIET, Desk, jobs, settings_for
 from tests.dispatch.slurm_programs import SlurmPrograms
 from tests.specs import TWO_CELLS, study_file
+from tests.study.planning import planned
 
-INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1", QUIET)
-
-
-def planned(folder: Path, text: str, **overrides: str) -> Plan:
-    return plan_study(read_study(study_file(folder, text)), overrides, folder)
+HERE = (*INLINE, QUIET)
 
 
 def shown(plan: Plan, launcher: LauncherSpec | None = None) -> str:
@@ -231,7 +228,7 @@ def test_what_the_command_line_overrides_beside_a_study_given_there_holds(
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A desk with a study whose shapes ``plan=calibrate`` has measured."""
     desk = Desk(tmp_path_factory.mktemp("measured"))
-    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *INLINE, "plan=calibrate")
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *HERE, "plan=calibrate")
     (desk.folder / "said.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     return desk
@@ -282,7 +279,7 @@ def test_the_plan_command_takes_what_a_launch_takes(measured: Desk) -> None:
 @pytest.mark.slow
 def test_a_study_that_costs_too_much_is_launched_when_told_to(measured: Desk) -> None:
     path = str(measured.folder / "ask.yaml")
-    arguments = ("-m", f"study={path}", *INLINE, "seed=0", "train.steps=2", "hydra.launcher.confirm_gpu_hours=0")
+    arguments = ("-m", f"study={path}", *HERE, "seed=0", "train.steps=2", "hydra.launcher.confirm_gpu_hours=0")
     refused = measured.launch(*arguments)
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
@@ -299,7 +296,7 @@ def test_a_study_that_costs_too_much_is_launched_when_told_to(measured: Desk) ->
 def test_at_a_terminal_the_question_is_asked(measured: Desk) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, b"n\n")
-    arguments = (f"study={measured.folder / 'ask.yaml'}", *INLINE, "seed=8", "hydra.launcher.confirm_gpu_hours=0")
+    arguments = (f"study={measured.folder / 'ask.yaml'}", *HERE, "seed=8", "hydra.launcher.confirm_gpu_hours=0")
     done = subprocess.run(
         [sys.executable, str(measured.root / "launch.py"), "-m", *arguments],
         cwd=measured.folder, env=measured.env, stdin=theirs, capture_output=True, text=True, timeout=60, check=False,
@@ -334,7 +331,7 @@ def test_a_tuned_study_runs_both_stages_in_one_command(tmp_path: Path) -> None:
 def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     path = desk.study(STUDY.replace("seeds: [0, 1]", "seeds: [0]") + "equivalence: assert\n")
-    arguments = ("-m", f"study={path}", *INLINE, "train.steps=2")
+    arguments = ("-m", f"study={path}", *HERE, "train.steps=2")
     done = desk.launch(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "differs" not in done.stdout
@@ -367,7 +364,7 @@ def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
     assert len(slurm.calls("scontrol")) == 1
     assert slurm.calls("sbatch") == []
     assert not (desk.runs / "studies").exists()
-    assert desk.launch(*arguments).returncode == 0
+    assert desk.launch(*arguments, *INLINE).returncode == 0
     submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
     assert submitted.returncode == 0, submitted.stderr
     assert len(slurm.calls("scontrol")) == 1
