@@ -1,4 +1,4 @@
-"""What every token mixer is: a module from the residual stream to the residual stream, in parallel or token by token."""
+"""What every token mixer is: a module from the residual stream to itself, in parallel or token by token."""
 
 from abc import abstractmethod
 
