@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+WORKERS ?= auto
 DELTALAB_RUNS ?= runs
 ARGS ?=
 
@@ -31,8 +32,10 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 	$(BIN)/python -m analysis.compare quickstart
 	@echo "Look at the runs in MLflow: $${MLFLOW_TRACKING_URI:-make dashboard}"
 
-test: install ## Run the test suite on the CPU (ARGS="-k plan" goes to pytest)
-	$(BIN)/python -m pytest -m "not faults and not slurm and not gpu and not ahead" $(ARGS)
+# A worker takes from another what that has not begun, so that none is left with the slow tests.
+test: install ## Run the test suite on the CPU, a process per core up to 4 (ARGS="-k plan" goes to pytest, WORKERS=1)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal \
+		-m "not faults and not slurm and not gpu and not ahead" $(ARGS)
 
 test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
 	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)

@@ -3,7 +3,6 @@
 Works while the study runs: it says what is there, and what is not.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deltalab.errors import DeltalabError
+from deltalab.command import run_app
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 WIDTH_WITHOUT_TERMINAL = 170
@@ -27,16 +26,7 @@ def compare(
     mlflow: Annotated[bool, typer.Option(help="Put the report beside the study's MLflow run, if it has one.")] = True,
 ) -> None:
     """Compare the cells of a study: table, statistics, pictures and report under RUNS/studies/STUDY/report."""
-    try:
-        run(study, runs, metric or [], mlflow, make_console())
-    except DeltalabError as error:
-        print(f"compare: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    except BrokenPipeError:
-        raise  # the reader of the output has gone: typer ends quietly
-    except OSError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+    run(study, runs, metric or [], mlflow, make_console())
 
 
 def run(study: str, runs: Path, metrics: list[str], mlflow: bool, console: Console) -> Path:
@@ -82,4 +72,4 @@ def _say(console: Console, what: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_app(app, "compare")

@@ -4,7 +4,6 @@ No torch is loaded here, but by the commands that run a model.
 """
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -17,7 +16,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.prompt import Prompt
 
-from deltalab.errors import DeltalabError, NotFoundError
+from deltalab.command import run_app
+from deltalab.errors import NotFoundError
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
@@ -175,9 +175,12 @@ def sync(
     fresh: Annotated[bool, typer.Option(help="Write new MLflow runs instead of continuing.")] = False,
 ) -> None:
     """Bring MLflow up to date from the journals."""
+    from deltalab.spec.tracking import refuse_uri
+
+    refuse_uri("--uri", uri)
     ledger.read_study(runs, study)
-    from deltalab.track.mlflow import Mirror, quiet_mlflow, without_password
-    from deltalab.wording import many
+    from deltalab.track.mlflow import Mirror, quiet_mlflow
+    from deltalab.wording import many, without_password
 
     quiet_mlflow()
     mirror = Mirror(runs, study, uri, fresh)
@@ -247,7 +250,7 @@ def gc(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable; never asks.")] = False,
 ) -> None:
     """List what nothing in the runs folder needs any more, and remove it when told to."""
-    from deltalab.dispatch.garbage import run_gc
+    from deltalab.dispatch.garbage_command import run_gc
 
     raise typer.Exit(run_gc(runs, yes, trials, as_json))
 
@@ -260,23 +263,15 @@ def doctor(
 ) -> None:
     """Say what works on this machine and how to mend what does not."""
     from deltalab.dispatch.doctor.run import run_doctor
+    from deltalab.spec.tracking import refuse_uri
 
+    refuse_uri("--uri", uri)
     raise typer.Exit(run_doctor(runs, uri, as_json))
 
 
 def main() -> None:
     """Entry point; mistakes are one line with exit code 2, failures 1."""
-    try:
-        app()
-    except DeltalabError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (BrokenPipeError, KeyboardInterrupt):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(130)
-    except OSError as error:
-        print(f"deltalab: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_app(app, "deltalab")
 
 
 def _study_or_newest(runs: Path, study: str | None) -> str:

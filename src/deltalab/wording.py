@@ -1,7 +1,14 @@
 """Words for what is printed, whoever prints it."""
 
+import re
+
 
 def many(count: int, thing: str, does: str = "", do: str = "") -> str:
     """``1 trial``, ``2 trials``, ``1,000 trials``; with a verb in both numbers ``1 trial runs``, ``2 trials run``."""
     verb = does if count == 1 else do
     return f"{count:,} {thing}{'s' * (count != 1)}" + (f" {verb}" if verb else "")
+
+
+def without_password(uri: str) -> str:
+    """A URI that may be shown."""
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import deltalab.track.mlflow
 from analysis.compare import app
+from deltalab.command import run_app
 from deltalab.spec.study import Goal
 from deltalab.track.journal import State
 from tests.analysis.studies import ACCURACY, Levels, Made, Outcome, falling, make_study
@@ -27,68 +29,88 @@ def made(tmp_path: Path) -> Made:
     return make_study(tmp_path, factors, outcome, metrics={ACCURACY: Goal.max}, question="[bold]Which?")
 
 
-def run(made: Made, *arguments: str):
-    return CliRunner().invoke(app, [made.name, "--runs", str(made.runs), *arguments])
+@dataclass
+class Done:
+    code: object
+    out: str
+    err: str
 
 
-def test_it_prints_and_writes(made: Made):
-    done = run(made, "--no-mlflow")
-    assert done.exit_code == 0, done.output
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(made: Made, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command as a program, of the study made unless its arguments say another."""
+
+    def run(*arguments: str, study: str = made.name) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            run_app(app, "compare", [study, "--runs", str(made.runs), *arguments])
+        return Done(ended.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_it_prints_and_writes(made: Made, run: Run):
+    done = run("--no-mlflow")
+    assert done.code == 0, done.err
     for said in ("truth", "[bold]Which?", "0.550 ±", "baseline", "ᵇ 2 of 3 seeds: seed 2 failed", "[red]boom[/red]"):
-        assert said in done.stdout
-    assert "Effects on eval/accuracy" in done.stdout
-    assert "variant: b − a" in done.stdout
-    assert "report.html" in done.stdout
+        assert said in done.out
+    assert "Effects on eval/accuracy" in done.out
+    assert "variant: b − a" in done.out
+    assert "report.html" in done.out
     assert (made.report / "report.html").exists()
     assert (made.report / "figures" / "curves.png").exists()
     assert "python -m analysis.compare truth --runs" in (made.report / "report.md").read_text()
 
 
-def test_it_can_be_run_again_and_overwrites(made: Made):
-    assert run(made, "--no-mlflow").exit_code == 0
+def test_it_can_be_run_again_and_overwrites(made: Made, run: Run):
+    assert run("--no-mlflow").code == 0
     before = (made.report / "table.csv").read_text()
-    assert run(made, "--no-mlflow").exit_code == 0
+    assert run("--no-mlflow").code == 0
     assert (made.report / "table.csv").read_text() == before
     assert not list(made.report.rglob(".*"))
 
 
-def test_an_unknown_study_is_one_line(tmp_path: Path):
-    done = CliRunner().invoke(app, ["nowhere", "--runs", str(tmp_path)])
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [f"compare: study=nowhere: not launched yet in {tmp_path}; launched: none"]
+def test_an_unknown_study_is_one_line(made: Made, run: Run):
+    done = run(study="nowhere")
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines() == [f"compare: study=nowhere: not launched yet in {made.runs}; launched: truth"]
 
 
-def test_an_unknown_metric_lists_those_there(made: Made):
-    done = run(made, "--metric", "eval/bleu")
-    assert done.exit_code == 2
-    (line,) = done.stderr.splitlines()
+def test_an_unknown_metric_lists_those_there(made: Made, run: Run):
+    done = run("--metric", "eval/bleu")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
     assert "--metric eval/bleu" in line
     assert line.endswith("there are: eval/accuracy, train/loss, train/tokens_per_second")
     assert not made.report.exists()
 
 
-def test_a_report_that_cannot_be_written_is_one_line(made: Made):
+def test_a_report_that_cannot_be_written_is_one_line(made: Made, run: Run):
     made.report.parent.mkdir(parents=True, exist_ok=True)
     made.report.write_text("in the way")
-    done = run(made, "--no-mlflow")
-    assert done.exit_code == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("deltalab: ")
+    done = run("--no-mlflow")
+    assert done.code == 1
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("compare: ")
     assert str(made.report) in line
 
 
-def test_metrics_can_be_chosen(made: Made):
-    done = run(made, "--no-mlflow", "--metric", "train/loss", "--metric", ACCURACY)
-    assert done.exit_code == 0, done.output
-    assert "Δ train/loss ↓" in done.stdout
+def test_metrics_can_be_chosen(made: Made, run: Run):
+    done = run("--no-mlflow", "--metric", "train/loss", "--metric", ACCURACY)
+    assert done.code == 0, done.err
+    assert "Δ train/loss ↓" in done.out
     text = (made.report / "report.md").read_text()
     assert f"--metric train/loss --metric {ACCURACY}" in text
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_the_report_goes_to_mlflow_unless_it_must_not(made: Made, monkeypatch: pytest.MonkeyPatch, wanted: bool):
+def test_the_report_goes_to_mlflow_unless_it_must_not(
+    made: Made, monkeypatch: pytest.MonkeyPatch, wanted: bool, run: Run
+):
     calls = []
 
     def log_report(*arguments: object) -> str:
@@ -96,13 +118,13 @@ def test_the_report_goes_to_mlflow_unless_it_must_not(made: Made, monkeypatch: p
         return "run 1234"
 
     monkeypatch.setattr(deltalab.track.mlflow, "log_report", log_report)
-    done = run(made, *([] if wanted else ["--no-mlflow"]))
+    done = run(*([] if wanted else ["--no-mlflow"]))
     assert calls == ([(made.runs, "truth", made.report)] if wanted else [])
-    assert ("run 1234" in done.stdout) is wanted
+    assert ("run 1234" in done.out) is wanted
 
 
-def test_without_a_mirror_nothing_is_said_of_mlflow(made: Made):
-    assert "MLflow" not in run(made).stdout
+def test_without_a_mirror_nothing_is_said_of_mlflow(made: Made, run: Run):
+    assert "MLflow" not in run().out
 
 
 def test_it_loads_neither_torch_nor_mlflow_nor_hydra(made: Made):

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deltalab.spec import load
+from deltalab.spec.load import LaunchSpec
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
 from tests.specs import study_file
 
 LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
+INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1")
+"""For a study whose workers are not what is asked about: each of them would load torch."""
 QUIET = "tracking=none"
 RATE = "train/tokens_per_second"
 PATIENCE = 600
@@ -139,6 +142,16 @@ class Desk:
             timeout=PATIENCE,
             check=False,
         )
+
+
+def settings_for(runs: Path, *overrides: str) -> LaunchSpec:
+    """The launch part of ``python launch.py OVERRIDES plan=true json=true`` with a runs folder."""
+    return load.launch_spec(load.compose([f"runs={runs}", "plan=true", "json=true", QUIET, *overrides]))
+
+
+def jobs(*levels: tuple[str, ...]) -> list[list[str]]:
+    """Overrides of small jobs, as Hydra's sweeper makes them."""
+    return [["train=smoke", "train.steps=5", *level] for level in levels]
 
 
 def kill(pid: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deltalab.dispatch.doctor import findings, machine, run
+from deltalab.dispatch.doctor import devices, findings, machine, run
 from deltalab.dispatch.doctor.cluster import check_slurm
 from deltalab.dispatch.doctor.findings import Check, Verdict
 from deltalab.dispatch.doctor.machine import MLFLOW_SECONDS, check_folder, check_mlflow, check_python
@@ -78,15 +79,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 @pytest.fixture(scope="module")
 def done(home: Desk) -> "subprocess.CompletedProcess[str]":
-    return home.deltalab("doctor", "--json")
+    return home.deltalab("doctor", "--json", "--runs", "runs")
 
 
 class TestHere:
     """One run for several questions: it loads torch."""
 
-    def test_what_the_suite_runs_on_is_sound(self, done: "subprocess.CompletedProcess[str]") -> None:
+    def test_what_the_suite_runs_on_is_sound(self, home: Desk, done: "subprocess.CompletedProcess[str]") -> None:
         assert done.returncode == 0, done.stdout
         assert json.loads(done.stdout)["ok"] is True
+        assert json.loads(done.stdout)["runs"] == str(home.runs)
         found = checks(done)
         for name in ("Python", "packages", "runs folder", "clock", "MLflow", "torch", "recurrence"):
             assert found[name]["verdict"] == "ok", found[name]
@@ -147,8 +149,9 @@ def test_a_gpu_is_named_and_a_triton_kernel_runs_on_it(desk: Desk) -> None:
 def test_the_table_has_a_word_and_a_sign_for_each_verdict_and_fits_100_columns(desk: Desk, programs: Path) -> None:
     desk.runs.write_text("a file")
     desk.env |= {"PATH": str(programs), "COLUMNS": "100"}
-    done = desk.deltalab("doctor", "--uri", "http://somebody:secret@127.0.0.1:9")
+    done = desk.deltalab("doctor", "--runs", "runs", "--uri", "http://somebody:secret@127.0.0.1:9")
     assert done.returncode == 1
+    assert done.stdout.startswith(f"deltalab doctor on {platform.node()}, runs folder {desk.runs}\n")
     assert "✓ ok      packages" in done.stdout
     assert "• note    git          no git in PATH" in done.stdout
     assert "→ install git" in done.stdout
@@ -156,6 +159,45 @@ def test_the_table_has_a_word_and_a_sign_for_each_verdict_and_fits_100_columns(d
     assert "• note    MLflow       http://somebody:***@127.0.0.1:9" in done.stdout
     assert "secret" not in done.stdout + done.stderr
     assert "mend first: runs folder" in done.stdout.splitlines()[-1]
+
+
+class TestTorch:
+    """A probe that answers late, in part or not at all in torch's place."""
+
+    CUDA = '{"cuda": {"torch": "2.13.0", "built": null, "devices": 0}}'
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ("exec sleep 60", {"torch": (Verdict.note, "slow: no answer in 0.5 s, so nothing is known of it")}),
+            (
+                f"echo '{CUDA}'; exec sleep 60",
+                {
+                    "torch": (Verdict.ok, "2.13.0, built without CUDA, uses no GPU"),
+                    "Triton": (Verdict.note, "slow: no answer in 0.5 s, so nothing is known of it"),
+                    "recurrence": (Verdict.note, "slow: no answer in 0.5 s, so nothing is known of it"),
+                },
+            ),
+            (
+                "echo 'ImportError: libcudart.so' >&2; exit 1",
+                {"torch": (Verdict.broken, "cannot be loaded: ImportError: libcudart.so")},
+            ),
+        ],
+        ids=["late", "late in part", "broken"],
+    )
+    def test_what_is_slow_is_not_called_broken(
+        self,
+        programs: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        body: str,
+        found: dict[str, tuple[Verdict, str]],
+    ) -> None:
+        program(tmp_path / "python", body)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        monkeypatch.setattr(devices, "TORCH_SECONDS", 0.5)
+        _, *checks = devices.check_gpu()
+        assert {check.name: (check.verdict, check.found) for check in checks} == found
 
 
 class TestFolder:

@@ -1,15 +1,10 @@
-"""What ``deltalab gc`` finds, keeps and removes: folders as trials leave them, processes that live and that died."""
+"""What of a runs folder is garbage, kept or removed: trials as they leave it, processes that live and that died."""
 
 import json
 import multiprocessing
 import os
-import pty
-import select
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,14 +12,12 @@ import pytest
 from deltalab.dispatch import garbage
 from deltalab.dispatch.garbage import Kind, plan_garbage, remove
 from deltalab.errors import NotFoundError
-from deltalab.study import ledger
 from deltalab.track import claim
 from deltalab.track.claim import claimed
-from deltalab.track.journal import Journal, State
-from tests.dispatch.launching import Desk
+from deltalab.track.journal import State
+from tests.dispatch.left import age, everything, study, submission, trial, write
 
 ENDS = ("", ".json", ".patch")
-LONG_AGO = time.time() - 10 * garbage.SETTLED_SECONDS
 
 
 def hold(folder: str, ready: object) -> None:
@@ -62,56 +55,11 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(garbage, "SETTLED_SECONDS", -1.0)
 
 
-def write(path: Path, content: str = "x" * 1000) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
-
-
-def age(path: Path) -> Path:
-    for each in (path, *path.rglob("*")) if path.is_dir() else (path,):
-        os.utime(each, (LONG_AGO, LONG_AGO))
-    return path
-
-
-def trial(runs: Path, name: str, *states: State, snapshot: str | None = None) -> Path:
-    """A run directory with two complete checkpoints, a half-written one, and weights where it completed."""
-    folder = ledger.trial_dir(runs, name)
-    write(folder / "config.json", "{}")
-    write(folder / "provenance.json", json.dumps({"commit": "c", "snapshot": snapshot}))
-    for state in states:
-        Journal(folder).state(state, step=200)
-    if states:
-        for step in (100, 200):
-            write(folder / f"checkpoints/step-{step:08d}/model.safetensors")
-        age(write(folder / "checkpoints/.part-00000300-1/model.safetensors").parent)
-    if State.completed in states:
-        write(folder / "model.safetensors")
-    return folder
-
-
-def study(runs: Path, *trials: str, tuning: dict[str, dict[int, str]] | None = None) -> None:
-    cell = ledger.CellRecord(name="a", levels={}, overrides={}, trials=dict(enumerate(trials)), tuning=tuning or {})
-    record = ledger.StudyRecord(
-        study={"name": "ask"}, cells=[cell], created=0.0, command="", provenance={}, launcher={}, tracking={}
-    )
-    write(ledger.study_dir(runs, "ask") / "study.json", json.dumps(asdict(record)))
-
-
-def submission(runs: Path, token: str, *trials: str, snapshot: str = "s", **others: object) -> Path:
-    plain = {"token": token, "study": "ask", "created": 0.0, "snapshot": snapshot, "tasks": [[t] for t in trials]}
-    return age(write(runs / "submissions" / token / "submission.json", json.dumps(plain | others)).parent)
-
-
 def found(runs: Path, trials: bool = False) -> dict[Kind, list[str]]:
     by_kind: dict[Kind, list[str]] = {}
     for waste in plan_garbage(runs, trials).waste:
         by_kind.setdefault(waste.kind, []).append(str(waste.path.relative_to(runs)))
     return by_kind
-
-
-def everything(runs: Path) -> list[Path]:
-    return sorted(runs.rglob("*"))
 
 
 class TestTrials:
@@ -357,71 +305,3 @@ class TestUnnamedTrials:
 def test_a_folder_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such folder"):
         plan_garbage(tmp_path / "nothing")
-
-
-class TestCommand:
-    @pytest.fixture
-    def desk(self, tmp_path: Path) -> Desk:
-        desk = Desk(tmp_path)
-        trial(desk.runs, "done", State.running, State.completed)
-        trial(desk.runs, "stopped", State.preempted)
-        return desk
-
-    def test_without_a_terminal_and_without_yes_it_only_lists(self, desk: Desk) -> None:
-        before = everything(desk.runs)
-        done = desk.deltalab("gc")
-        assert done.returncode == 0, done.stderr
-        assert "trials/done/checkpoints" in done.stdout
-        assert "5.0 kB in 3 items can go" in done.stdout
-        assert "add --yes" in done.stdout
-        assert everything(desk.runs) == before
-
-    def test_yes_removes_and_a_second_time_there_is_nothing(self, desk: Desk) -> None:
-        done = desk.deltalab("gc", "--yes")
-        assert done.returncode == 0, done.stderr
-        assert "Removed 3 items, 5.0 kB." in done.stdout
-        assert not (desk.runs / "trials/done/checkpoints").exists()
-        assert (desk.runs / "trials/stopped/checkpoints/step-00000200").exists()
-        assert "nothing to remove" in desk.deltalab("gc").stdout
-
-    def test_json_lists_and_with_yes_removes(self, desk: Desk) -> None:
-        listed = json.loads(desk.deltalab("gc", "--json").stdout)
-        assert {item["kind"] for item in listed["items"]} == {"checkpoint", "superseded", "half"}
-        assert not any(item["removed"] for item in listed["items"])
-        assert (desk.runs / "trials/done/checkpoints").exists()
-        removed = json.loads(desk.deltalab("gc", "--json", "--yes").stdout)
-        assert all(item["removed"] for item in removed["items"])
-        assert not (desk.runs / "trials/done/checkpoints").exists()
-
-    @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("\n", False), ("n\n", False)])
-    def test_on_a_terminal_it_asks(self, desk: Desk, answer: str, removed: bool) -> None:
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "deltalab", "gc"]
-        process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=desk.env, cwd=desk.folder, close_fds=True
-        )
-        os.close(theirs)
-        said, end = b"", time.monotonic() + 60
-        while b"[y/N]" not in said and time.monotonic() < end:
-            if select.select([ours], [], [], 1)[0]:
-                said += os.read(ours, 4096)
-        os.write(ours, answer.encode())
-        process.wait(timeout=60)
-        os.close(ours)
-        assert process.returncode == 0
-        assert (desk.runs / "trials/done/checkpoints").exists() is not removed
-
-    def test_a_missing_runs_folder_is_one_line(self, desk: Desk) -> None:
-        done = desk.deltalab("gc", "--runs", "nothing")
-        assert done.returncode == 2
-        assert done.stderr.startswith("deltalab: runs=nothing: no such folder")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
-def test_what_cannot_be_removed_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = trial(runs, "done", State.completed)
-    folder.chmod(0o500)
-    code = garbage.run_gc(runs, yes=True, trials=False, as_json=False)
-    folder.chmod(0o700)
-    assert code == 1
-    assert f"not removed: {folder / 'checkpoints'}: Permission denied" in capsys.readouterr().out

@@ -19,21 +19,17 @@ from deltalab.dispatch.show import MIN_PREFIX, plan_json, prefixes, show_plan
 from deltalab.errors import UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec, SlurmSpec
-from deltalab.spec.load import LaunchSpec
 from deltalab.spec.study_file import read_study
 from deltalab.study import estimates, ledger
 from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
-from tests.dispatch.launching import LOCAL, QUIET, Desk
+from tests.dispatch.launching import INLINE, LOCAL, QUIET, Desk, jobs, settings_for
 from tests.dispatch.slurm_programs import SlurmPrograms
 from tests.specs import TWO_CELLS, study_file
+from tests.study.planning import planned
 
-INLINE = ("hydra/launcher=inline", "hydra.launcher.threads=1", QUIET)
-
-
-def planned(folder: Path, text: str, **overrides: str) -> Plan:
-    return plan_study(read_study(study_file(folder, text)), overrides, folder)
+HERE = (*INLINE, QUIET)
 
 
 def shown(plan: Plan, launcher: LauncherSpec | None = None) -> str:
@@ -198,14 +194,6 @@ def test_what_is_known_to_be_too_much_is_asked_about_though_more_is_unknown(tmp_
     assert not (tmp_path / "trials").exists()
 
 
-def settings_for(runs: Path, *overrides: str) -> LaunchSpec:
-    return load.launch_spec(load.compose([f"runs={runs}", "plan=true", "json=true", QUIET, *overrides]))
-
-
-def jobs(*levels: tuple[str, ...]) -> list[list[str]]:
-    return [["train=smoke", "train.steps=5", *level] for level in levels]
-
-
 KDA, DELTA = ("variant=kda",), ("variant=delta_net",)
 
 
@@ -236,39 +224,11 @@ def test_what_the_command_line_overrides_beside_a_study_given_there_holds(
     assert given == {c["name"]: c["trials"]["0"]["id"] for c in json.loads(capsys.readouterr().out)["cells"]}
 
 
-SWEEP_MISTAKES = [
-    ("sweep.design=some", "command line: design=some: allowed is one of full_factorial, "),
-    (
-        "sweep.baseline={variant:kdaa}",
-        "command line: baseline.variant=kdaa: allowed is a level of the factor: kda, del",
-    ),
-    ("sweep.baseline={varaint:kda}", "command line: baseline.varaint=kda: allowed is a factor of this study: variant"),
-    ("sweep.design=list", "command line: cells=0 cells: allowed is at least one with design: list"),
-    ("sweep.resolution=3", "command line: resolution=3: allowed is only with design: fractional_factorial"),
-    ("sweep.tune={key:train.lr,grid:[1e-3]}", "command line: tune.seeds=missing"),
-    ("sweep.tune={key:train.steps,grid:[1,2],seeds:[7]}", "command line: tune.key=train.steps: allowed is a key that "),
-    ("sweep.tune={key:train.lr,grid:[1e-3,2e-3],seeds:[0]}", "command line: tune.seeds=[0]: allowed is seeds that are"),
-    ("sweep.metrics={eval/los:min}", "command line: metrics.eval/los=min: allowed is eval/loss, "),
-    ("sweep.zip=[[variant,train.lr]]", "command line: zip[0]=train.lr: allowed is factors of this study: variant"),
-    ("sweep.name=a/b", "command line: name=a/b: allowed is letters"),
-    ("sweep.equivalence=maybe", "command line: equivalence=maybe: allowed is one of share, assert"),
-    ("sweep.factors={train.lr:[1e-3,1e-2]} sweep.baseline={train.lr:1e-3}", "command line: factors"),  # beside variant
-]
-
-
-@pytest.mark.parametrize(("given", "said"), SWEEP_MISTAKES, ids=[given for given, _ in SWEEP_MISTAKES])
-def test_a_mistake_in_a_study_on_the_command_line_is_one_line(tmp_path: Path, given: str, said: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        launch_jobs(jobs(KDA, DELTA), LauncherSpec(), settings_for(tmp_path, *given.split()))
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A desk with a study whose shapes ``plan=calibrate`` has measured."""
     desk = Desk(tmp_path_factory.mktemp("measured"))
-    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *INLINE, "plan=calibrate")
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *HERE, "plan=calibrate")
     (desk.folder / "said.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     return desk
@@ -319,7 +279,7 @@ def test_the_plan_command_takes_what_a_launch_takes(measured: Desk) -> None:
 @pytest.mark.slow
 def test_a_study_that_costs_too_much_is_launched_when_told_to(measured: Desk) -> None:
     path = str(measured.folder / "ask.yaml")
-    arguments = ("-m", f"study={path}", *INLINE, "seed=0", "train.steps=2", "hydra.launcher.confirm_gpu_hours=0")
+    arguments = ("-m", f"study={path}", *HERE, "seed=0", "train.steps=2", "hydra.launcher.confirm_gpu_hours=0")
     refused = measured.launch(*arguments)
     assert refused.returncode == 2
     (line,) = refused.stderr.strip().splitlines()
@@ -336,7 +296,7 @@ def test_a_study_that_costs_too_much_is_launched_when_told_to(measured: Desk) ->
 def test_at_a_terminal_the_question_is_asked(measured: Desk) -> None:
     ours, theirs = pty.openpty()
     os.write(ours, b"n\n")
-    arguments = (f"study={measured.folder / 'ask.yaml'}", *INLINE, "seed=8", "hydra.launcher.confirm_gpu_hours=0")
+    arguments = (f"study={measured.folder / 'ask.yaml'}", *HERE, "seed=8", "hydra.launcher.confirm_gpu_hours=0")
     done = subprocess.run(
         [sys.executable, str(measured.root / "launch.py"), "-m", *arguments],
         cwd=measured.folder, env=measured.env, stdin=theirs, capture_output=True, text=True, timeout=60, check=False,
@@ -371,7 +331,7 @@ def test_a_tuned_study_runs_both_stages_in_one_command(tmp_path: Path) -> None:
 def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     path = desk.study(STUDY.replace("seeds: [0, 1]", "seeds: [0]") + "equivalence: assert\n")
-    arguments = ("-m", f"study={path}", *INLINE, "train.steps=2")
+    arguments = ("-m", f"study={path}", *HERE, "train.steps=2")
     done = desk.launch(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "differs" not in done.stdout
@@ -383,16 +343,6 @@ def test_cells_held_equal_that_differ_end_in_an_error(tmp_path: Path) -> None:
     (said,) = (line for line in again.stdout.splitlines() if "differs" in line)
     assert said.startswith(f"{twin.name} seed=0: eval/loss 0.5 differs from 0.")
     assert f"of {twin.equivalent}, which computes the same: an error in the code" in said
-
-
-COMMAND_MISTAKES = [
-    (["-m", "hydra/launcher=slurm"], "hydra/launcher=slurm: sbatch is not here; allowed is local or inline"),
-    (["hydra/launcher=slurm"], "hydra/launcher=slurm: allowed with -m; without it a trial runs in this process"),
-    (["-m", "hydra/launcher=basic"], "hydra/launcher=basic: allowed is one of inline, local, slurm"),
-    (["-m", "hydra.launcher.wrokers=2"], "hydra.launcher.wrokers: no such key; allowed is one of kind, workers"),
-    (["-m", "sweep.desing=list"], "sweep.desing: no such key; allowed is one of name, question"),
-    (["sweep.seeds=[1,2]"], "sweep.seeds=[1, 2]: allowed with -m or study=NAME"),  # of one trial there is no sweep
-]
 
 
 @pytest.mark.slow
@@ -414,19 +364,7 @@ def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
     assert len(slurm.calls("scontrol")) == 1
     assert slurm.calls("sbatch") == []
     assert not (desk.runs / "studies").exists()
-    assert desk.launch(*arguments).returncode == 0
+    assert desk.launch(*arguments, *INLINE).returncode == 0
     submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
     assert submitted.returncode == 0, submitted.stderr
     assert len(slurm.calls("scontrol")) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "said"), COMMAND_MISTAKES, ids=[said for _, said in COMMAND_MISTAKES])
-def test_a_mistake_in_a_command_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    desk = Desk(tmp_path)
-    desk.env["PATH"] = str(tmp_path)  # no Slurm here
-    done = desk.launch(*arguments, "variant=kda", "train=smoke", "train.steps=1", "eval.sequences=1", QUIET)
-    assert done.returncode == 2, done.stdout + done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert said in line
-    assert not (desk.runs / "trials").exists()

@@ -111,6 +111,28 @@ def test_whatever_changes_the_code_changes_the_digest(root: Path, runs: Path, ch
     assert snapshot.current(root, runs) == before
 
 
+def test_the_files_of_a_submodule_are_kept_and_count(root: Path, runs: Path, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "kernel.py").write_text("FAST = 1\n")
+    git(library, "init")
+    git(library, "add", "-A")
+    git(library, "commit", "-m", "first")
+    git(root, "-c", "protocol.file.allow=always", "submodule", "add", str(library), "src/library")
+    git(root, "commit", "-m", "add a submodule")
+    before = snapshot.take(root, runs)
+    assert kept(runs, before)["src/library/kernel.py"] == "FAST = 1\n"
+    assert not any(".git" in Path(name).parts for name in kept(runs, before))
+    (root / "src" / "library" / "kernel.py").write_text("FAST = 2\n")
+    (root / "src" / "library" / "new.py").write_text("")
+    after = snapshot.take(root, runs)
+    assert snapshot.changed(root, runs, before) == ["src/library/kernel.py", "src/library/new.py"]
+    assert kept(runs, after)["src/library/kernel.py"] == "FAST = 2\n"
+    git(root, "-C", "src/library", "checkout", ".")
+    git(root, "apply", str(runs / snapshot.FOLDER / f"{after}.patch"))
+    assert (root / "src" / "library" / "kernel.py").read_text() == "FAST = 2\n"
+
+
 def test_modes_and_links_are_kept(root: Path, runs: Path) -> None:
     make_executable(root)
     link(root)

@@ -246,6 +246,8 @@ def test_changes_replace_keys_of_the_file_and_answer_for_themselves(tmp_path: Pa
         read_study(path, {"seeds": 7})
     with pytest.raises(StudyError, match=r"^command line: sedes=7"):
         read_study(path, {"sedes": 7})
+    with pytest.raises(StudyError, match=r"^command line: cells=0 cells: allowed is at least one with design: list"):
+        read_study(path, {"design": "list"})
     path = study_file(tmp_path, GOOD + "tolerance: wide")
     with pytest.raises(StudyError) as caught:
         read_study(path, {"seeds": [7]})

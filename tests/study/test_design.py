@@ -177,3 +177,16 @@ def test_a_fraction_that_there_is_not_says_what_there_is(study: StudySpec, said:
         with pytest.raises(StudyError) as caught:
             ask(study)
         assert said in str(caught.value)
+
+
+def test_a_fraction_asked_for_on_the_command_line_is_blamed_there() -> None:
+    for study, key in ((two_level(2, 3), "design"), (two_level(4, 5), "resolution")):
+        with pytest.raises(StudyError, match=rf"^command line: {key}="):
+            cells_of(replace(study, changed=["design", "resolution"]))
+    asked = replace(STUDY, design=Design.fractional_factorial, source="s.yaml", changed=["design"])
+    with pytest.raises(StudyError) as caught:
+        cells_of(asked)
+    said = (
+        "command line: design=fractional_factorial: allowed is a design that takes factors.a=[0,1,2] (a fraction takes"
+    )
+    assert str(caught.value).startswith(said)

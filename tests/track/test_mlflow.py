@@ -16,7 +16,7 @@ from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
 from deltalab.track.mlflow import Mirror, MirrorFailed, log_report, tracking_uri
-from tests.dispatch.launching import LOCAL, Desk
+from tests.dispatch.launching import INLINE, Desk
 from tests.specs import TWO_CELLS
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """A small study, launched with the default tracking."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
-    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "tracking.flush_seconds=0.2")
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *INLINE, "tracking.flush_seconds=0.2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not brought up to date" not in done.stdout
     return desk
@@ -129,9 +129,8 @@ def test_a_run_whose_description_fails_is_not_made_twice(desk: Desk, monkeypatch
     assert len(children(desk)) == before + 4
 
 
-@pytest.mark.parametrize("uri", ["postgresql://me:secret@127.0.0.1:9/x", "nonsense://x"])
-def test_a_uri_that_cannot_work_is_one_line_without_the_password(desk: Desk, uri: str) -> None:
-    done = desk.deltalab("sync", "ask", "--uri", uri)
+def test_a_uri_that_cannot_work_is_one_line_without_the_password(desk: Desk) -> None:
+    done = desk.deltalab("sync", "ask", "--uri", "postgresql://me:secret@127.0.0.1:9/x")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "secret" not in done.stderr
@@ -172,7 +171,7 @@ def test_a_tracking_server_gets_the_same(tmp_path: Path) -> None:
         try:
             desk.until(lambda: answers(uri), 90)
             desk.env["MLFLOW_TRACKING_URI"] = uri
-            done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "train.steps=3")
+            done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *INLINE, "train.steps=3")
             assert done.returncode == 0
             assert "not brought up to date" not in done.stdout
             client = MlflowClient(uri)
@@ -197,7 +196,7 @@ def test_a_server_away_never_stops_a_trial_and_sync_catches_up(tmp_path: Path) -
     desk = Desk(tmp_path)
     desk.env["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
     desk.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, "train.steps=3")
+    done = desk.launch("-m", f"study={desk.study(TWO_CELLS)}", *INLINE, "train.steps=3")
     assert done.returncode == 0, done.stdout
     assert desk.states() == [State.completed] * 4
     assert "deltalab sync ask" in done.stdout

@@ -20,8 +20,9 @@ from deltalab.errors import StudyError, UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec, Planning
-from deltalab.spec.study import StudySpec
-from deltalab.spec.study_file import COMMAND_LINE, find_study, parse_study, read_study
+from deltalab.spec.study import COMMAND_LINE, StudySpec
+from deltalab.spec.study_file import find_study, parse_study, read_study
+from deltalab.spec.trial import whole_seed
 from deltalab.study import estimates, ledger
 from deltalab.study.ledger import CellRecord, trial_dir
 from deltalab.study.plan import Plan, hydra_overrides, make_plan, plain_study
@@ -94,7 +95,7 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
     if launcher.kind is Kind.slurm:
         raise UsageError("hydra/launcher=slurm: allowed with -m; without it a trial runs in this process")
     pairs = _cell_keys(_pairs(overrides))
-    plain = plain_study([pairs], [settings.seed], settings.variant) | {"question": "one trial"}
+    plain = plain_study([pairs], [whole_seed(settings.seed)], settings.variant) | {"question": "one trial"}
     request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})
     return plan_and_launch(request, replace(launcher, kind=Kind.inline), settings)
 
@@ -261,11 +262,7 @@ def _jobs_request(group: list[dict[str, str]], settings: LaunchSpec) -> Request:
 
 
 def _seeds(group: list[dict[str, str]]) -> list[int]:
-    found = dict.fromkeys(pair["seed"] for pair in group if "seed" in pair)
-    try:
-        return [int(seed) for seed in found]
-    except ValueError:
-        raise UsageError(f"seed={','.join(found)}: allowed is whole numbers from 0") from None
+    return [whole_seed(seed) for seed in dict.fromkeys(pair["seed"] for pair in group if "seed" in pair)]
 
 
 def _pairs(overrides: Sequence[str]) -> dict[str, str]:

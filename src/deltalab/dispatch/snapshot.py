@@ -1,6 +1,6 @@
 """The code a trial was submitted with, kept so that editing while it waits changes nothing.
 
-RUNS/snapshots/<digest>/        tracked files and untracked ones that git does not ignore
+RUNS/snapshots/<digest>/        tracked files and untracked ones that git does not ignore, in submodules too
 RUNS/snapshots/<digest>.json    the commit it was taken from
 RUNS/snapshots/<digest>.patch   of a dirty tree: what differs from that commit in the files it has
 
@@ -50,7 +50,7 @@ def take(root: Path, runs: Path) -> str:
         shutil.copy2(root / name, part / name, follow_symlinks=False)
     digest = _digest(part, files)  # of what was copied: somebody may be editing
     final = folder_of(runs, digest)
-    if diff := _git(root, "diff", "--binary", "HEAD"):
+    if diff := _git(root, "diff", "--binary", "--submodule=diff", "HEAD"):
         write_atomic(final.with_name(f"{digest}.patch"), diff)
     known = {key: value for key, value in provenance(root).items() if key in ORIGIN}
     write_atomic(final.with_name(f"{digest}.json"), json.dumps(known))
@@ -133,10 +133,8 @@ def python_path(runs: Path, digest: str) -> str:
 
 
 def _files(root: Path, runs: Path) -> list[str]:
-    listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    if listed:
-        names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
-    else:  # no git, or no work tree: an image, an archive
+    names = _listed(root)
+    if not names:  # no git, or no work tree: an image, an archive
         names = {path.relative_to(root).as_posix() for path in root.rglob("*") if not _skipped(path.relative_to(root))}
     outside = runs.resolve()
     files = sorted(
@@ -150,6 +148,15 @@ def _files(root: Path, runs: Path) -> list[str]:
             f"alone {sizes[largest] / 2**20:,.0f}; allowed is up to {MAX_BYTES // 2**20} MiB: put data into .gitignore"
         )
     return files
+
+
+def _listed(root: Path) -> set[str]:
+    """What git has of a work tree, or would take, its submodules' included; nothing where there is no git."""
+    listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
+    for name in [name for name in names if not name.endswith("/") and (root / name / ".git").exists()]:
+        names |= {f"{name}/{inner}" for inner in _listed(root / name)}
+    return names
 
 
 def _skipped(path: Path) -> bool:

@@ -1,9 +1,14 @@
 """A study: one question, as data. Read from sweeps/NAME.yaml by ``study_file.read_study``."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from deltalab.errors import StudyError
+
+COMMAND_LINE = "command line"
 
 
 class Design(Enum):
@@ -93,7 +98,8 @@ class StudySpec:
         exclude: cells not run, with reasons.
         equivalence: what is done with cells that compute the same numbers.
         tune: a key that every cell is given its own best value of, before the comparison.
-        source: where the study was read from, a path; or "" when it is made of a command line's jobs.
+        source: where the study was read from: a path, or ``COMMAND_LINE``.
+        changed: top-level keys whose values, or lack of one, are the command line's and not the file's.
     """
 
     name: str
@@ -112,4 +118,22 @@ class StudySpec:
     exclude: list[Exclusion] = field(default_factory=list)
     equivalence: Equivalence = Equivalence.share
     tune: TuneSpec | None = None
-    source: str = ""
+    source: str = COMMAND_LINE
+    changed: list[str] = field(default_factory=list)
+
+    def mistake(self, key: str, value: object, allowed: str) -> StudyError:
+        """The error to raise of a key, which says whether the file or the command line has it."""
+        return study_mistake(self.source, self.changed, key, value, allowed)
+
+
+def study_mistake(source: str, changed: Collection[str], key: str, value: object, allowed: str) -> StudyError:
+    """The error to raise of a study's key.
+
+    Args:
+        source: where the study was read from.
+        changed: top-level keys that are the command line's and not the source's.
+        key: dotted key inside the study.
+        value: the value found.
+        allowed: what would have been accepted, in words.
+    """
+    return StudyError(COMMAND_LINE if re.split(r"[.\[]", key)[0] in changed else source, key, value, allowed)

@@ -35,7 +35,17 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from deltalab.errors import NotFoundError, StudyError
-from deltalab.spec.study import Design, Equivalence, Exclusion, Goal, Match, StudySpec, TuneSpec
+from deltalab.spec.study import (
+    COMMAND_LINE,
+    Design,
+    Equivalence,
+    Exclusion,
+    Goal,
+    Match,
+    StudySpec,
+    TuneSpec,
+    study_mistake,
+)
 
 E = TypeVar("E", bound=Enum)
 KEYS = (
@@ -45,7 +55,6 @@ KEYS = (
 TUNE_KEYS = ("key", "grid", "seeds", "metric", "goal")
 COMPANIONS = {"cells": Design.list, "resolution": Design.fractional_factorial}
 """Keys that go with one design only."""
-COMMAND_LINE = "command line"
 
 
 def find_study(name: str, sweeps: Path) -> Path:
@@ -79,10 +88,12 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> StudySpe
     _refuse_unknown(plain, str(path))
     changes = changes or {}
     _refuse_unknown(changes, COMMAND_LINE)
+    changed = set(changes)
     if "design" in changes:
         gone = {key for key, design in COMPANIONS.items() if changes["design"] != design.value}
         plain = {key: value for key, value in plain.items() if key not in gone}
-    return _Reader({**plain, **changes}, str(path), path.stem, changes).study()
+        changed |= COMPANIONS.keys() - plain.keys()  # it is not the file that should have had them
+    return _Reader({**plain, **changes}, str(path), path.stem, sorted(changed)).study()
 
 
 def parse_study(plain: Mapping[str, Any], source: str, name: str) -> StudySpec:
@@ -137,8 +148,7 @@ class _Reader:
         self.zipped = self.read_zipped()
 
     def refuse(self, key: str, value: Any, allowed: str) -> NoReturn:
-        source = COMMAND_LINE if re.split(r"[.\[]", key)[0] in self.changed else self.source
-        raise StudyError(source, key, text(value), allowed)
+        raise study_mistake(self.source, self.changed, key, text(value), allowed)
 
     def study(self) -> StudySpec:
         design = self.choice(Design, "design", Design.full_factorial)
@@ -169,6 +179,7 @@ class _Reader:
             exclude=[self.exclusion(i, entry) for i, entry in enumerate(self.sequence("exclude", []))],
             equivalence=self.choice(Equivalence, "equivalence", Equivalence.share),
             source=self.source,
+            changed=list(self.changed),
         )
         return replace(study, tune=self.tune(study))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -36,8 +37,7 @@ class TrialSpec:
     eval: EvalSpec
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError("seed", self.seed, "a whole number from 0")
+        whole_seed(self.seed)
         if len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
@@ -74,6 +74,17 @@ class TrialSpec:
         del plain["variant"]["name"]
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def whole_seed(given: int | str) -> int:
+    """A seed, as a number or as it was typed.
+
+    Raises:
+        ConfigError: it is no whole number from 0.
+    """
+    if not re.fullmatch(r"\d+", str(given)):
+        raise ConfigError("seed", given, "a whole number from 0")
+    return int(given)
 
 
 def to_plain(value: Any) -> Any:

@@ -5,7 +5,6 @@ from functools import lru_cache
 from itertools import chain, combinations, product
 from math import prod
 
-from deltalab.errors import StudyError
 from deltalab.spec.study import Design, StudySpec
 
 Levels = dict[str, str]
@@ -100,17 +99,19 @@ def _fractional_factorial(study: StudySpec, units: list[list[Levels]]) -> Iterat
 def _fraction_of(study: StudySpec) -> tuple[tuple[int, ...], ...]:
     """Signs [cells][groups of factors] of the fraction that the study asks for."""
     groups = _groups(study)
+    found = Design.fractional_factorial.value
     for factor, levels in study.factors.items():
         if len(levels) != 2:
-            allowed = "two levels with design: fractional_factorial"
-            raise StudyError(study.source, f"factors.{factor}", f"[{','.join(levels)}]", allowed)
+            key, value = f"factors.{factor}", f"[{','.join(levels)}]"
+            if "design" in study.changed:
+                raise study.mistake("design", found, f"a design that takes {key}={value} (a fraction takes two levels)")
+            raise study.mistake(key, value, f"two levels with design: {found}")
     count = len(groups)
     if count < 3:
-        found = Design.fractional_factorial.value
-        raise StudyError(study.source, "design", found, f"full_factorial with {count} factors (a fraction needs 3)")
+        raise study.mistake("design", found, f"full_factorial with {count} factors (a fraction needs 3)")
     if study.resolution > count:
         possible = " or ".join(str(resolution) for resolution in range(3, count + 1))
-        raise StudyError(study.source, "resolution", study.resolution, f"{possible} with {count} factors")
+        raise study.mistake("resolution", study.resolution, f"{possible} with {count} factors")
     return _fraction(count, study.resolution)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deltalab.errors import StudyError, UsageError
+from deltalab.errors import UsageError
 from deltalab.model.accounting import cost, solve_mlp_width
 from deltalab.spec.data import TextSpec
 from deltalab.spec.study import Equivalence, Goal, Match, StudySpec
@@ -122,7 +122,7 @@ class _Planner:
             name = cell_name(levels)
             if excluded is not None:
                 if not cells:
-                    raise StudyError(self.study.source, "exclude", excluded, "any cell but the baseline")
+                    raise self.study.mistake("exclude", excluded, "any cell but the baseline")
                 cells.append(CellRecord(name=name, levels=levels, overrides={}, excluded=excluded))
                 continue
             merged[name] = self._merged(levels)
@@ -378,7 +378,7 @@ def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
     for key, metric in asked.items():
         if metric not in known:
             value = study.metrics[metric].value if key != "tune.metric" else metric
-            raise StudyError(study.source or "command line", key, value, ", ".join(known))
+            raise study.mistake(key, value, ", ".join(known))
 
 
 def _warnings(study: StudySpec, cells: list[CellRecord]) -> list[str]:

@@ -25,6 +25,7 @@ from deltalab.spec.trial import flatten
 from deltalab.track import journal
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
+from deltalab.wording import without_password
 
 METRICS_PER_BATCH = 1000
 """What one log_batch call of MLflow takes."""
@@ -304,11 +305,6 @@ def _reason(error: BaseException) -> str:
         inner = cause
     told = inner if isinstance(inner, OSError) else error
     return (str(told) or type(told).__name__).splitlines()[0].removesuffix(".")
-
-
-def without_password(uri: str) -> str:
-    """A URI that may be shown."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
 
 
 @contextlib.contextmanager

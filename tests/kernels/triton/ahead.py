@@ -3,7 +3,7 @@
     python -m tests.kernels.triton.ahead CAPABILITY SHARED < calls.json
 
 reads calls (the arguments of ``call``, or with "decode": true those of ``token``) and prints for each kernel a JSON
-line: name, registers, spills (bytes of local memory), shared memory in bytes.
+line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout.
 """
 
 import json
@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 from deltalab.kernels.triton import decode, passes, plan
 from deltalab.kernels.triton.api import gated_delta_rule
 
-KERNELS = ("prologue", "state_forward", "state_backward", "gradients")
+KERNELS = ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients")
 PROCESSORS = 132
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 
@@ -116,7 +116,7 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capabi
 
 
 def resources(kernel: Any) -> dict[str, int]:
-    """Registers, bytes of local memory and of shared memory, from the cubin."""
+    """Registers, bytes of local memory and of shared memory, from the cubin; rows that a product's warps span."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -124,7 +124,13 @@ def resources(kernel: Any) -> dict[str, int]:
         said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", said)
     assert found, said
-    return {"registers": int(found[1]), "stack": int(found[2]), "shared": kernel.metadata.shared}
+    spans = [16 * int(warps) for warps in re.findall(r"nvidia_mma<.*?warpsPerCTA = \[(\d+)", kernel.asm["ttgir"])]
+    return {
+        "registers": int(found[1]),
+        "stack": int(found[2]),
+        "shared": kernel.metadata.shared,
+        "rows": max(spans, default=0),
+    }
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "gated_delta_net_2": {"dtype": "bfloat16", **ONE},
     "gated_delta_net, activated": {"dtype": "bfloat16", **ONE, "kinds": [1, 1, 1], "activate": True},
     "linear attention": {"dtype": "bfloat16", **ONE, "kinds": [0, 0, 0]},
+    "heads of 64": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 64, 64], "kinds": [2, 2, 2]},
     "heads of 256": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 256, 256], "kinds": [1, 2, 0]},
     "fp32": {"dtype": "float32", **ONE},
 }
@@ -54,10 +55,20 @@ def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any
 @pytest.mark.parametrize(("capability", "name"), [*((90, name) for name in CALLS), (80, "gated_delta_net_2")])
 def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
     found = compiled(capability, [CALLS[name]])
-    assert {one["kernel"] for one in found} == {"prologue", "state_forward", "state_backward", "gradients"}
+    assert {one["kernel"] for one in found} == {
+        "prologue",
+        "state_forward",
+        "state_backward",
+        "value_gradients",
+        "key_gradients",
+    }
     for one in found:
         assert one["registers"] <= REGISTERS, one
         assert one["shared"] <= SHARED[capability], one
+        if one["kernel"] == "key_gradients" and not one["steep"]:
+            # A product whose result enters another one is laid over more warps than it has rows: of a block of 64
+            # key channels its results were then wrong on an H100 (Triton 3.6). No such product may stand there.
+            assert one["rows"] <= 64, one
         if not one["steep"]:
             assert one["stack"] <= SPILLS[capability, one["call"]["dtype"]], one
 

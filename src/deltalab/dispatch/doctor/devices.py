@@ -6,9 +6,10 @@ import shutil
 import sys
 import sysconfig
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from deltalab.dispatch.doctor.findings import INSTALL, Check, Verdict, ask
+from deltalab.dispatch.doctor.findings import INSTALL, Answer, Check, Verdict, ask
 
 TORCH_SECONDS = 20.0
 """How long torch with a first Triton kernel may take."""
@@ -32,15 +33,22 @@ def check_gpu() -> list[Check]:
         if line.startswith("{"):
             facts |= json.loads(line)
     if "cuda" not in facts:
-        mend = 'python -c "import torch" shows more; a cold file system may just need a second try; else ' + INSTALL
-        return [gpu, Check("torch", Verdict.broken, f"cannot be loaded: {probe.error}", mend)]
-    unanswered = {"error": probe.error or "it said nothing"}
-    return [
-        gpu,
-        _torch(facts["cuda"], names),
-        _triton(facts.get("triton", unanswered), bool(names)),
-        _recurrence(facts.get("recurrence", unanswered)),
-    ]
+        mend = 'python -c "import torch" shows more; else ' + INSTALL
+        broken = Check("torch", Verdict.broken, f"cannot be loaded: {probe.error}", mend)
+        return [gpu, _slow("torch", probe) if probe.late else broken]
+
+    def judged(name: str, part: str, judge: Callable[[dict], Check]) -> Check:
+        if part not in facts and probe.late:
+            return _slow(name, probe)
+        return judge(facts.get(part, {"error": probe.error or "it said nothing"}))
+
+    triton = judged("Triton", "triton", lambda found: _triton(found, bool(names)))
+    return [gpu, _torch(facts["cuda"], names), triton, judged("recurrence", "recurrence", _recurrence)]
+
+
+def _slow(name: str, probe: Answer) -> Check:
+    mend = "a busy machine or a cold file system; look again when it has less to do, trials start as slowly"
+    return Check(name, Verdict.note, f"slow: {probe.error}, so nothing is known of it", mend)
 
 
 def _torch(facts: dict, names: list[str]) -> Check:

@@ -47,10 +47,11 @@ Groups = dict[str, Callable[[], list[Check]]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program printed, and in one line what went wrong ("" when nothing did)."""
+    """What a program printed, in one line what went wrong ("" when nothing did), and whether that was the time."""
 
     out: str = ""
     error: str = ""
+    late: bool = False
 
 
 def ask(*command: str, seconds: float | None = None, env: dict[str, str] | None = None) -> Answer:
@@ -64,7 +65,7 @@ def ask(*command: str, seconds: float | None = None, env: dict[str, str] | None 
     except FileNotFoundError:
         return Answer(error=f"no {command[0]} in PATH")
     except subprocess.TimeoutExpired as late:
-        return Answer((late.stdout or b"").decode(errors="replace"), f"no answer in {seconds:g} s")
+        return Answer((late.stdout or b"").decode(errors="replace"), f"no answer in {seconds:g} s", late=True)
     except OSError as error:
         return Answer(error=str(error))
     out, said = (text.decode(errors="replace").strip() for text in (done.stdout, done.stderr))

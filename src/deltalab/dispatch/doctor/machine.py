@@ -13,9 +13,9 @@ from pathlib import Path
 
 from deltalab.dispatch.doctor.findings import GIB, INSTALL, Check, Verdict, ask, version_of
 from deltalab.track.claim import STALE_SECONDS
-from deltalab.track.mlflow import tracking_uri, without_password
+from deltalab.track.mlflow import tracking_uri
 from deltalab.track.provenance import local_changes
-from deltalab.wording import many
+from deltalab.wording import many, without_password
 
 ROOT = Path(__file__).parents[4]
 MLFLOW_SECONDS = 20.0
@@ -99,8 +99,8 @@ def check_machine() -> list[Check]:
 
 
 def check_folder(runs: Path) -> list[Check]:
-    """The runs folder: room, and whether its file system does what claims and journals rely on."""
-    where = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
+    """The runs folder, an absolute path: room, and whether its file system does what claims and journals rely on."""
+    where = next(path for path in (runs, *runs.parents) if path.exists())
     choose = "choose another folder with --runs, or DELTALAB_RUNS"
     try:
         with tempfile.TemporaryDirectory(dir=where, prefix=".doctor-") as scratch:
@@ -108,7 +108,7 @@ def check_folder(runs: Path) -> list[Check]:
         disk = os.statvfs(where)
     except OSError as error:
         return [Check("runs folder", Verdict.broken, f"cannot be written: {error}", choose)]
-    said = f"{where} can be written" + ("" if where == runs.absolute() else ", the runs folder is not made yet")
+    said = f"{where} can be written" + ("" if where == runs else ", the runs folder is not made yet")
     if wrong:
         checks = [Check("runs folder", Verdict.broken, f"{where}: {'; '.join(wrong)}", choose)]
     else:

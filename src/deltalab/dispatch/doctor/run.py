@@ -40,6 +40,7 @@ def run_doctor(runs: Path, uri: str | None, as_json: bool) -> int:
     Returns:
         Exit code: 1 when something the local pool needs is broken, else 0.
     """
+    runs = runs.absolute()  # resolving it would ask the file system, which may hang
     groups: Groups = {
         "Python": check_python,
         "git": check_git,

@@ -18,12 +18,15 @@ from deltalab.kernels.triton.plan import power_of_two
 from deltalab.kernels.triton.step import decode_step as step
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
-PROGRAMS_PER_PROCESSOR = 2
-"""Value channels are split until a multiprocessor has so many programs, or a block no more than a sector of memory."""
+PROGRAMS = (2, 8)
+"""Programs that a multiprocessor should have: value channels are split until it has so many, down to blocks of a sector
+of memory for the first number, down to the widest block for the second."""
 SECTOR = 32
 """Bytes of memory that are read together."""
 WIDEST_BLOCK, LARGEST_TILE = 32, 4096
-"""Value channels of a program, and elements of the state: what registers hold of it with several programs at work."""
+"""Value channels of a block, and elements of the state: what registers hold of it with several programs at work."""
+WARPS = {torch.float32: 4, torch.bfloat16: 1}
+"""Warps of a program by the state's dtype."""
 
 
 def decode_step(
@@ -119,16 +122,17 @@ def operator(
     """Launch the step of arguments that ``decode_step`` has checked."""
     batch, value_heads, width, values = state.shape
     taps = 0 if conv_weight is None else conv_weight.shape[1]
-    block = _value_block(state)
+    block, parts = _split(state)
     kinds = [0 if gate is None else gate.dim() - 1 for gate in (g, b, w)]
     rows = [0 if x is None else x.stride(0) for x in (qkv, g, b, w)]
     _launch(
-        step, batch * value_heads * -(-values // block),
+        step, batch * value_heads * parts,
         qkv, g, b, w, a, delta, conv_weight, conv_state, arrivals, state, out, scale, *rows,
         H=heads, HV=value_heads, K=width, V=values, BK=power_of_two(width), BV=block,
+        PARTS=parts, SHARE=-(-values // (parts * block)) * block,
         WIDTH=taps, BW=power_of_two(max(1, taps)), DECAY=kinds[0], ERASE=kinds[1], WRITE=kinds[2],
         SOFTPLUS=a is not None, RANGE=erase_range, SIGMOID=write_range, SILU=silu, NORM=normalize,
-        num_warps=4, num_stages=1,
+        num_warps=WARPS[state.dtype], num_stages=1,
     )  # fmt: skip
 
 
@@ -154,15 +158,18 @@ def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
             kernel[(programs,)](*args, **constants)
 
 
-def _value_block(state: Tensor) -> int:
-    """Value channels of a program, a power of two: few enough that there are programs for the whole device."""
+def _split(state: Tensor) -> tuple[int, int]:
+    """Value channels of a block, a power of two, and programs of a value head: enough for the whole device."""
     batch, heads, width, values = state.shape
+    least, wanted = (programs * processors(state.device) for programs in PROGRAMS)
     block = min(WIDEST_BLOCK, LARGEST_TILE // power_of_two(width), power_of_two(values))
-    least = min(block, SECTOR // state.element_size())
-    wanted = PROGRAMS_PER_PROCESSOR * processors(state.device)
-    while block > least and batch * heads * -(-values // block) < wanted:
+    narrowest = min(block, SECTOR // state.element_size())
+    while block > narrowest and batch * heads * -(-values // block) < least:
         block //= 2
-    return block
+    parts, blocks = 1, power_of_two(-(-values // block))
+    while parts < blocks and batch * heads * parts < wanted:
+        parts *= 2
+    return block, parts
 
 
 def _check_state(qkv: Tensor, state: Tensor, heads: int) -> None:

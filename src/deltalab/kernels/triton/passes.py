@@ -5,12 +5,13 @@ from torch import Tensor
 
 from deltalab.kernels.triton.backward import state_backward
 from deltalab.kernels.triton.forward import state_forward
-from deltalab.kernels.triton.gradients import gradients
+from deltalab.kernels.triton.key_gradients import key_gradients
 from deltalab.kernels.triton.launch import launch
 from deltalab.kernels.triton.parts import GROUP
 from deltalab.kernels.triton.plan import Plan, plan_of
 from deltalab.kernels.triton.prologue import prologue
 from deltalab.kernels.triton.table import Table, table_of
+from deltalab.kernels.triton.value_gradients import value_gradients
 
 STEEP_PROGRAMS = 1024
 """Most programs that look for steep chunks."""
@@ -103,15 +104,19 @@ def run_backward(
         (q, k, do, factors, T, P, end, dfinal, table.sequences, tiles, dX, D, dinitial),
         GIVEN=initial is not None, FINAL=dfinal is not None,
     )  # fmt: skip
-    kept_room = q.new_empty(tiles if plan.decay == 2 else 0, plan.padded_width, dtype=torch.float32)
-    e_room = torch.empty_like(q) if plan.erase == 1 else db
     squares = q.new_empty(tiles, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
-    for which, programs in _launches(plan, tiles, "gradients"):
+    diagonals = q.new_empty(tiles, plan.chunk, dtype=torch.float32)
+    launch(
+        value_gradients, "value gradients", plan, tiles,
+        (v, w, g, a, delta, do, dX, R, table.spans, squares, diagonals, dv, dw, tiles),
+        SOFTPLUS=a is not None, SIGMOID=write_range,
+    )  # fmt: skip
+    for which, programs in _launches(plan, tiles, "key gradients"):
         launch(
-            gradients, which, plan, programs,
-            (q, k, v, g, b, w, a, delta, do, dX, R, states, D, table.spans, steep, squares, e_room, kept_room,
-             dq, dk, dv, dg, db, dw, *parts, scale, tiles),
-            NORM=norm, SOFTPLUS=a is not None, RANGE=erase_range, SIGMOID=write_range, STEEP=which != "gradients",
+            key_gradients, which, plan, programs,
+            (q, k, g, b, a, delta, do, dX, R, states, D, table.spans, steep, squares, diagonals,
+             dq, dk, dg, db, *parts, scale, tiles),
+            NORM=norm, SOFTPLUS=a is not None, RANGE=erase_range, STEEP=which != "key gradients",
         )  # fmt: skip
     da, ddelta = (part if x is None else part.sum(0).to(x.dtype) for part, x in zip(parts, (a, delta), strict=True))
     return dq, dk, dv, dg, db, dw, da, ddelta, dinitial

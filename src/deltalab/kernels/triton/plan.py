@@ -23,8 +23,9 @@ CONFIGS: dict[str, dict[str, int]] = {
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
     "forward": {"num_warps": 4, "num_stages": 2},
     "backward": {"num_warps": 4, "num_stages": 2},
-    "gradients": {"KB": 64, "num_warps": 8, "num_stages": 2},
-    "steep gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
+    "value gradients": {"num_warps": 4, "num_stages": 1},
+    "key gradients": {"KB": 64, "num_warps": 8, "num_stages": 3},
+    "steep key gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
 }
 """Key channels in a block, warps, and stages of the software pipeline where shared memory has room for them."""
 
@@ -99,8 +100,8 @@ class Plan:
         config = dict(CONFIGS[kernel])
         if kernel in ("forward", "backward") and self.padded_width > 128:
             config["num_warps"] = 8
-        if kernel == "gradients" and self.decay != 2:
-            config["num_warps"] = 4
+        if kernel == "key gradients" and self.decay != 2:
+            config |= {"num_warps": 4, "num_stages": 2}
         if self.stage_bytes(kernel) * config["num_stages"] > self.shared:
             config["num_stages"] = 1
         return config

@@ -90,7 +90,7 @@ def prologue_tile(
     A = tl.zeros([C, C], tl.float32)
     causal = tl.zeros([C, C], tl.float32)
     is_steep = False
-    for first in range(0, BK, KB):
+    for first in tl.range(0, BK, KB, num_stages=1, disable_licm=True):
         if DECAY == 2:
             more_A, more, more_steep = channel_decay_block(
                 q, k, g, b, a, delta, factors, end, tokens, real, head, tile, tiles, first, q_scale, k_scale,

@@ -1,4 +1,4 @@
-"""The decode step: all of one token between its projections and o, one program per sequence, value head and block of V.
+"""The decode step: all of one token between its projections and o, one program per sequence, value head and part of V.
 
     x = SiLU(Σ_j weight_j ⊙ x_{t−j});   q, k = x / |x|;   S̄ = Diag(exp g) S
     r = w ⊙ v − S̄ᵀ(b ⊙ k);   S ← S̄ + k rᵀ;   o = scale · (S̄ᵀ q + (k · q) r)
@@ -41,17 +41,19 @@ def shift(past, window, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
 
 @triton.jit
 def keep(
-    past, arrivals, q_window, k_window, v_window, q_channels, k_channels, v_channels, is_key, is_value,
+    past, arrivals, q_window, k_window, q_channels, k_channels, is_key,
     WIDTH: tl.constexpr, BW: tl.constexpr, READERS: tl.constexpr,
 ):  # fmt: skip
-    """Shift this program's past of v; that of q and k where all other programs of the key head have read it."""
+    """Shift the past of q and k where all other programs of the key head have read it."""
     tl.debug_barrier()  # all threads of this program have read
-    arrived = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu")
-    if arrived == READERS - 1:
+    last = True
+    if READERS > 1:
+        last = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") == READERS - 1
+    if last:
         shift(past, q_window, q_channels, is_key, WIDTH, BW)
         shift(past, k_window, k_channels, is_key, WIDTH, BW)
-        tl.store(arrivals, 0)
-    shift(past, v_window, v_channels, is_value, WIDTH, BW)
+        if READERS > 1:
+            tl.store(arrivals, 0)
 
 
 @triton.jit
@@ -89,6 +91,7 @@ def load_decay(g, a, delta, head, channels, real, K: tl.constexpr, DECAY: tl.con
 def decode_step(
     qkv, g, b, w, a, delta, weight, past, arrivals, state, o, scale, qkv_row, g_row, b_row, w_row,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    PARTS: tl.constexpr, SHARE: tl.constexpr,
     WIDTH: tl.constexpr, BW: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr,
     SOFTPLUS: tl.constexpr, RANGE: tl.constexpr, SIGMOID: tl.constexpr, SILU: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
@@ -99,52 +102,59 @@ def decode_step(
     past: [B, channels, WIDTH − 1] tokens before this one, newest last.
     arrivals: [B, H] programs that have read the past of q and k; zero between steps.
     state: [B, HV, K, V]. o: [B, HV, V].
+    PARTS, SHARE: programs of a value head, and value channels of each, which it takes BV at a time.
     DECAY, ERASE, WRITE: 0 none, 1 one value per head, 2 one per channel.
     """
-    BLOCKS: tl.constexpr = (V + BV - 1) // BV
-    READERS: tl.constexpr = HV // H * BLOCKS
-    block = tl.program_id(0) % BLOCKS
-    head = (tl.program_id(0) // BLOCKS) % HV
-    n = (tl.program_id(0) // BLOCKS // HV).to(tl.int64)
+    READERS: tl.constexpr = HV // H * PARTS
+    part = tl.program_id(0) % PARTS
+    head = (tl.program_id(0) // PARTS) % HV
+    n = (tl.program_id(0) // PARTS // HV).to(tl.int64)
     key_head = head // (HV // H)
     keys = tl.arange(0, BK)
-    values = block * BV + tl.arange(0, BV)
     is_key = keys < K
-    is_value = values < V
-    own = (n * HV + head) * K * V + keys[:, None] * V + values[None, :]
-    inside = is_key[:, None] & is_value[None, :]
-    S = tl.load(state + own, mask=inside, other=0.0).to(tl.float32)
 
     x = qkv + n * qkv_row
     if WIDTH > 1:
         past += n * (2 * H * K + HV * V) * (WIDTH - 1)
     q_channels = key_head * K + keys
     k_channels = H * K + q_channels
-    v_channels = 2 * H * K + head * V + values
     q_window = load_window(x, past, q_channels, is_key, WIDTH, BW)
     k_window = load_window(x, past, k_channels, is_key, WIDTH, BW)
-    v_window = load_window(x, past, v_channels, is_value, WIDTH, BW)
     q = filtered(q_window, weight, q_channels, is_key, WIDTH, BW, SILU)
     k = filtered(k_window, weight, k_channels, is_key, WIDTH, BW, SILU)
-    r = filtered(v_window, weight, v_channels, is_value, WIDTH, BW, SILU)
     if NORM:
         q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
         k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
-
+    if WIDTH > 1:
+        keep(past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, is_key, WIDTH, BW, READERS)
+    decay = tl.full([BK], 1.0, tl.float32)
     if DECAY > 0:
-        S *= load_decay(g + n * g_row, a, delta, key_head, keys, is_key, K, DECAY, SOFTPLUS)[:, None]
-    if WRITE > 0:
-        r *= gate(load_gate(w + n * w_row, head, values, is_value, V, WRITE), SIGMOID)
+        decay = load_decay(g + n * g_row, a, delta, key_head, keys, is_key, K, DECAY, SOFTPLUS)
+    bk = k
     if ERASE > 0:
         bk = k * gate(load_gate(b + n * b_row, key_head, keys, is_key, K, ERASE), RANGE)
-        r -= tl.sum(S * bk[:, None], 0)
-    out = scale * (tl.sum(S * q[:, None], 0) + tl.sum(q * k, 0) * r)
-    S += k[:, None] * r[None, :]
+    own = scale * tl.sum(q * k, 0)
+    q *= scale
 
-    if WIDTH > 1:  # before the stores, for which the release would wait
-        keep(
-            past, arrivals + n * H + key_head, q_window, k_window, v_window, q_channels, k_channels, v_channels,
-            is_key, is_value, WIDTH, BW, READERS,
-        )  # fmt: skip
-    tl.store(o + (n * HV + head) * V + values, out.to(o.dtype.element_ty), mask=is_value)
-    tl.store(state + own, S.to(state.dtype.element_ty), mask=inside)
+    state += (n * HV + head) * K * V
+    for first in range(part * SHARE, part * SHARE + SHARE, BV):
+        values = first + tl.arange(0, BV)
+        is_value = values < V
+        cells = state + keys[:, None] * V + values[None, :]
+        inside = is_key[:, None] & is_value[None, :]
+        S = tl.load(cells, mask=inside, other=0.0).to(tl.float32)
+        v_channels = 2 * H * K + head * V + values
+        window = load_window(x, past, v_channels, is_value, WIDTH, BW)
+        r = filtered(window, weight, v_channels, is_value, WIDTH, BW, SILU)
+        if WRITE > 0:
+            r *= gate(load_gate(w + n * w_row, head, values, is_value, V, WRITE), SIGMOID)
+        S *= decay[:, None]
+        if ERASE > 0:
+            r -= tl.sum(S * bk[:, None], 0)
+        out = tl.sum(S * q[:, None], 0) + own * r
+        S += k[:, None] * r[None, :]
+        if WIDTH > 1:
+            tl.debug_barrier()  # all threads have read what the shift overwrites
+            shift(past, window, v_channels, is_value, WIDTH, BW)
+        tl.store(o + (n * HV + head) * V + values, out.to(o.dtype.element_ty), mask=is_value)
+        tl.store(cells, S.to(state.dtype.element_ty), mask=inside)

@@ -1,0 +1,65 @@
+"""B2, first half: what the value side needs, one program per chunk and key head.
+
+    dv = w ⊙ dX;   dw = v ⊙ dX;   dP = tril(dO Rᵀ);   dA = −stril(dX Rᵀ)
+
+dP and dA are left in memory for the key side (key_gradients.py), which reads them both ways round. A token's causal
+score with itself holds no decay: dP's diagonal is kept apart, or it would drown small terms in the decay's gradient.
+"""
+
+import triton
+import triton.language as tl
+
+from deltalab.kernels.triton.forward import load_values
+from deltalab.kernels.triton.inputs import chunk_of, gate_grad, head_decay, load_rows, pair_decay, store_rows
+from deltalab.kernels.triton.parts import dot
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def value_gradients(
+    v, w, g, a, delta, do, dX, R, spans, squares, diagonals, dv, dw, tiles,
+    H: tl.constexpr, HV: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Args:
+    v, w as in ``state_forward``; g, a, delta as in ``prologue``; R, dX of the two passes over the state.
+    squares: dP and dA below the diagonal [chunks, H, 2, C, C], summed over a key head's value heads.
+    diagonals: dP's diagonal [chunks, H, C].
+    dv, dw: shaped as v and w.
+    """
+    tile = tl.program_id(0).to(tl.int64)
+    tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
+    rows = tl.arange(0, C)
+    dP = tl.zeros([C, C], tl.float32)
+    dA = tl.zeros([C, C], tl.float32)
+    diagonal = tl.zeros([C], tl.float32)
+    for head in range(key_head * (HV // H), (key_head + 1) * (HV // H)):
+        gained = tl.zeros([C], tl.float32)
+        for first in range(0, V, BV):
+            dO_ = load_rows(do, tokens, real, head, HV, V, BV, first)
+            R_ = load_rows(R, tokens, real, head, HV, V, BV, first)
+            dX_ = load_rows(dX, tokens, real, head, HV, V, BV, first)
+            diagonal += tl.sum(dO_ * R_, 1)
+            columns = tl.trans(R_.to(OP))
+            dP += dot(dO_.to(OP), columns, PRECISION)
+            if ERASE > 0:
+                dA -= dot(dX_.to(OP), columns, PRECISION)
+            v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE, SIGMOID)
+            store_rows(dv, dX_ * w_, tokens, real, head, HV, V, BV, first)
+            if WRITE == 2:
+                store_rows(dw, gate_grad(dX_ * v_, w_, SIGMOID), tokens, real, head, HV, V, BV, first)
+            elif WRITE == 1:
+                gained += tl.sum(gate_grad(dX_ * v_, w_, SIGMOID), 1)
+        if WRITE == 1:
+            tl.store(dw + tokens * HV + head, gained.to(dw.dtype.element_ty), mask=real)
+    if DECAY == 1:
+        _, _, G, _, _, _, _ = head_decay(g, a, delta, tokens, real, key_head, H, C, DECAY, SOFTPLUS)
+        pairs = pair_decay(G, C)
+        dP *= pairs
+        dA *= pairs
+    lower = rows[:, None] > rows[None, :]
+    place = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
+    tl.store(place, tl.where(lower, dP, 0.0).to(OP))
+    if ERASE > 0:
+        tl.store(place + C * C, tl.where(lower, dA, 0.0).to(OP))
+    tl.store(diagonals + tile * C + rows, diagonal)
