@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from deltalab.kernels import chunk, reference
+from deltalab.kernels import chunk, decode, reference
 from deltalab.kernels.activations import DecayParameters, activate_gates, check_decay, normalize_keys
 
 Form = Literal["triton", "chunk", "reference", "fla"]
@@ -76,6 +76,41 @@ def gated_delta_rule(
         cu_seqlens=cu_seqlens,
         **raw,
     )
+
+
+def decode_step(
+    qkv: Tensor,
+    state: Tensor,
+    *,
+    heads: int,
+    g: Tensor | None = None,
+    b: Tensor | None = None,
+    w: Tensor | None = None,
+    decay: DecayParameters | None = None,
+    erase_range: float = 0.0,
+    write_sigmoid: bool = False,
+    conv_weight: Tensor | None = None,
+    conv_state: Tensor | None = None,
+    arrivals: Tensor | None = None,
+) -> Tensor:
+    """One token of a layer, convolution, SiLU and L2 norm included: in the fused kernel where it runs, else in torch.
+
+    Arguments and result as ``kernels.decode.decode_step``; gates may come raw, as to ``gated_delta_rule``.
+
+    Args:
+        arrivals: [N, H] int32 zeros that belong to the kernel (see ``kernels.triton.decode``).
+    """
+    width, values = state.shape[2:]
+    raw: dict[str, Any] = {"decay": decay, "erase_range": erase_range, "write_sigmoid": write_sigmoid}
+    past = {"conv_weight": conv_weight, "conv_state": conv_state}
+    form, _ = choose(qkv[..., :width], qkv[..., :values])
+    if form != "triton":
+        g, b, w = activate_gates(g, b, w, **raw)
+        return decode.decode_step(qkv, state, heads=heads, g=g, b=b, w=w, **past)
+    from deltalab.kernels.triton.decode import decode_step as fused
+
+    gates = {"g": g, "b": b, "w": w, **raw}
+    return fused(qkv, state, heads=heads, silu=True, normalize=True, arrivals=arrivals, **past, **gates)
 
 
 def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:

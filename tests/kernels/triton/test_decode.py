@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalab.kernels import dispatch
+from deltalab.kernels.decode import conv_state_of
 from deltalab.kernels.reference import gated_delta_rule as reference
 from deltalab.kernels.triton.api import gated_delta_rule
-from deltalab.kernels.triton.decode import conv_state_of, decode_step, operator
+from deltalab.kernels.triton.decode import decode_step, operator
 from deltalab.mixers.short_conv import ShortConvolution
 from tests.kernels.cases import rms_error
 
@@ -287,12 +289,6 @@ def prefilled(problem: Problem, x: dict[str, Tensor], length: int) -> tuple[Tens
     return o, state
 
 
-def test_a_prompt_shorter_than_the_convolution_leaves_zeros_before_it() -> None:
-    qkv = torch.arange(1.0, 7.0).view(1, 2, 3)
-    assert conv_state_of(qkv, 4).tolist() == [[[0, 1, 4], [0, 2, 5], [0, 3, 6]]]
-    assert conv_state_of(qkv, 1).shape == (1, 3, 0)
-
-
 @pytest.mark.parametrize("taps", [0, 4])
 def test_operator_passes_opcheck(taps: int) -> None:
     problem = Problem(taps=taps)
@@ -324,6 +320,24 @@ def test_compiles_without_a_graph_break() -> None:
         assert one.past is not None
         assert other.past is not None
         assert torch.equal(one.past, other.past)
+
+
+def test_a_layer_reaches_the_kernel_and_torch_with_the_same_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(raw=False)
+    given = on_device(problem.inputs())
+    gates = {name: given[name][:, 0] for name in "gbw"}
+    results = []
+    for form in ("chunk", "triton"):
+        monkeypatch.setattr(dispatch, "choose", lambda q, v, form=form: (form, ""))
+        cache = empty_cache(problem, given)
+        for t in range(2):
+            o = dispatch.decode_step(
+                given["qkv"][:, t], cache.state, heads=problem.heads, conv_weight=given["weight"],
+                conv_state=cache.past, arrivals=cache.arrivals, **gates,
+            )  # fmt: skip
+        results.append((o, cache.state, cache.past))
+    for plain, fused in zip(*results, strict=True):
+        assert rms_error(fused, plain) < 1e-5
 
 
 GOOD: dict[str, Any] = {
