@@ -29,6 +29,22 @@ class ShortConvolution(nn.Module):
             y_BTC = torch.addcmul(y_BTC, shifted, self.weight[:, width - 1 - lag])
         return y_BTC
 
+    def past(self, x_BTC: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """What ``step`` needs after each sequence: its last width − 1 tokens [N, C, width − 1], zeros before its first."""
+        width = self.weight.shape[1]
+        if cu_seqlens is None:
+            last = x_BTC[:, max(0, x_BTC.shape[1] - width + 1) :].mT
+            return F.pad(last, (width - 1 - last.shape[-1], 0))
+        position = cu_seqlens[1:, None] - torch.arange(width - 1, 0, -1, device=cu_seqlens.device)
+        real = (position >= cu_seqlens[:-1, None]).unsqueeze(-1)
+        return (x_BTC[0, position.clamp(min=0)] * real).mT
+
+    def step(self, x_BC: Tensor, past: Tensor) -> Tensor:
+        """The next token of each sequence, [B, C] → [B, C]; ``past`` moves on by it, in place."""
+        window = torch.cat((past, x_BC.to(past.dtype).unsqueeze(-1)), dim=-1)
+        past.copy_(window[..., 1:])
+        return (window * self.weight).sum(-1)
+
 
 def _tokens_before(cu_seqlens: Tensor, length: int) -> Tensor:
     """[T] tokens of the same packed sequence that precede each position."""
