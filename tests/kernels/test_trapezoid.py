@@ -145,3 +145,20 @@ def test_turning_back_undoes_turning_and_leaves_the_rest() -> None:
     torch.testing.assert_close(rotate(rotate(x, angle), -angle), x)
     assert torch.equal(rotate(x, angle)[:, 4:], x[:, 4:])
     torch.testing.assert_close(rotate(x, angle)[:, [0, 2]].norm(dim=-1), x[:, [0, 2]].norm(dim=-1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("cuts", [None, [0, 3, 43, 44, 60]])
+def test_on_a_gpu(rank: int, dtype: torch.dtype, bound: float, cuts: list[int] | None) -> None:
+    """B, C and x in a model's precision, gates and angles in fp32; Triton kernels against the definition in fp64."""
+    leaves = make_leaves(rank, batch=1, time=60)
+    bounds = None if cuts is None else torch.tensor(cuts)
+    want = run(trapezoid, leaves, output_final_state=True, cu_seqlens=bounds)
+    narrow = ("C", "B", "x")
+    given = {name: x.to("cuda", dtype if name in narrow else torch.float32) for name, x in leaves.items()}
+    bounds = None if bounds is None else bounds.cuda()
+    got = run(trapezoid, given, output_final_state=True, cu_seqlens=bounds, form="triton")
+    for name, reference in want.items():
+        assert rms_error(got[name].cpu(), reference) <= bound, name

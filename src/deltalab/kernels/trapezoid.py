@@ -1,4 +1,4 @@
-"""Mamba-3's recurrence (arXiv 2603.15569): exponential-trapezoidal steps, a rotating state, inputs and outputs of rank R.
+"""Mamba-3's recurrence (arXiv 2603.15569): exponential-trapezoidal steps, a turning state, in- and outputs of rank R.
 
     h_t = α_t R_tᵀ (h_{t−1} + (1 − λ_t) Δ_t Σ_r B_{t−1,r} x_{t−1,r}ᵀ) + λ_t Δ_t Σ_r B_{t,r} x_{t,r}ᵀ
     y_{t,r} = h_tᵀ C_{t,r}
@@ -16,8 +16,9 @@ reaches y_t, t > s, by its own step and by the past half of the step after it, b
 
 The first sum is a gated delta rule without erase whose writes come one token late: token t writes k_{t−1}, x_{t−1}
 with w_t = α_t u_{t−1}. So no token is touched by a later step, not even in rounding, which a weight u_t taken back on
-the diagonal would not give. Rank R makes R sub-tokens of a token, the decay on the first of them. Sub-token r then reads
-the writes r' ≤ r; the others, r' > r, and the second sum are blocks of R × R inside a token, added to what it returns.
+the diagonal would not give. Rank R makes R sub-tokens of a token, the decay on the first of them. Sub-token r then
+reads the writes r' ≤ r; the others, r' > r, and the second sum are blocks of R × R inside a token, added to what it
+returns.
 """
 
 from typing import NamedTuple
@@ -166,10 +167,8 @@ def _sub_bounds(cu_seqlens: Tensor, rank: int) -> Tensor:
     return known[2]
 
 
-def _inside(
-    q: Tensor, k: Tensor, x: Tensor, own: Tensor, k_late: Tensor, x_late: Tensor, late: Tensor
-) -> Tensor:
-    """What ``_past`` leaves out of each token: its own writes, and the late ones of the sub-tokens behind the reader."""
+def _inside(q: Tensor, k: Tensor, x: Tensor, own: Tensor, k_late: Tensor, x_late: Tensor, late: Tensor) -> Tensor:
+    """What ``_past`` leaves out of a token: its own writes, and the late ones of the sub-tokens behind the reader."""
     if q.shape[2] == 1:
         return (own.unsqueeze(2) * (q * k).sum(-1)).unsqueeze(-1) * x
     behind = torch.ones(q.shape[2], q.shape[2], dtype=q.dtype, device=q.device).triu(1)

@@ -21,7 +21,8 @@ class Mamba2(TokenMixer):
 
     def __init__(self, model: ModelSpec) -> None:
         super().__init__()
-        assert model.mamba_head_dim is not None and model.d_state is not None, "a resolved ModelSpec has both"
+        assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
+        assert model.d_state, "and a d_state"
         inner, self.d_state = model.inner_width, model.d_state
         self.heads = inner // model.mamba_head_dim
         channels = inner + 2 * self.d_state
@@ -38,7 +39,7 @@ class Mamba2(TokenMixer):
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         z, xBC, rate = self.proj(x_BTD).split(self.widths, dim=-1)
         if cache is not None and self.conv is not None:
-            cache["conv"].copy_(self.conv.past(xBC, cu_seqlens))
+            cache["past"].copy_(self.conv.past(xBC, cu_seqlens))
         if self.conv is not None:
             xBC = self.conv(xBC, cu_seqlens)
         x, B, C, g, dt = self._inputs(xBC, rate)
@@ -52,13 +53,13 @@ class Mamba2(TokenMixer):
         shape = (batch, self.heads, self.d_state, self.widths[0] // self.heads)
         cache = {"state": weight.new_zeros(shape, dtype=compute_dtype(weight))}
         if self.conv is not None:
-            cache["conv"] = weight.new_zeros(batch, self.widths[1], self.conv.weight.shape[1] - 1)
+            cache["past"] = weight.new_zeros(batch, self.widths[1], self.conv.weight.shape[1] - 1)
         return cache
 
     def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
         z, xBC, rate = self.proj(x_BD).split(self.widths, dim=-1)
         if self.conv is not None:
-            xBC = self.conv.step(xBC, cache["conv"])
+            xBC = self.conv.step(xBC, cache["past"])
         x, B, C, g, dt = self._inputs(xBC, rate)
         y, state = ssd_step(cache["state"], C, B, x, g, dt)
         cache["state"].copy_(state)

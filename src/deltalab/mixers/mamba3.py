@@ -27,7 +27,8 @@ class Mamba3(TokenMixer):
 
     def __init__(self, rank: int, model: ModelSpec) -> None:
         super().__init__()
-        assert model.mamba_head_dim is not None and model.d_state is not None, "a resolved ModelSpec has both"
+        assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
+        assert model.d_state, "and a d_state"
         inner, self.rank, self.d_state = model.inner_width, rank, model.d_state
         self.heads = heads = inner // model.mamba_head_dim
         shared = rank * self.d_state
@@ -49,9 +50,7 @@ class Mamba3(TokenMixer):
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         z, x, *inputs = self._inputs(x_BTD)
         C, B, g, dt, mix, theta = inputs
-        y, memory = trapezoid(
-            C, B, x, g, dt, mix, theta, output_final_state=cache is not None, cu_seqlens=cu_seqlens
-        )
+        y, memory = trapezoid(C, B, x, g, dt, mix, theta, output_final_state=cache is not None, cu_seqlens=cu_seqlens)
         if cache is not None and memory is not None:
             _keep(cache, memory)
         return self._output(y, x, z)
@@ -79,8 +78,9 @@ class Mamba3(TokenMixer):
         z, x = (part.unflatten(-1, (1, self.heads, -1)) for part in (z, x))
         if self.rank_in is not None:
             x = (self.rank_in * x).to(x.dtype)
+        precise = compute_dtype(z)
+        B, C, rate, decay, mix, angle = (part.to(precise) for part in (B, C, rate, decay, mix, angle))
         B, C = (part.unflatten(-1, (self.rank, 1, -1)) for part in (B, C))
-        rate, decay, mix, angle = (part.to(compute_dtype(part)) for part in (rate, decay, mix, angle))
         dt = F.softplus(rate + self.delta)
         g = -F.softplus(decay).clamp(min=SLOWEST) * dt
         theta = torch.pi * angle.tanh().unsqueeze(-2) * dt.unsqueeze(-1)

@@ -30,7 +30,7 @@ class ShortConvolution(nn.Module):
         return y_BTC
 
     def past(self, x_BTC: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        """What ``step`` needs after each sequence: its last width − 1 tokens [N, C, width − 1], zeros before its first."""
+        """What ``step`` needs of each sequence: its last tokens [N, C, width − 1], zeros before its first."""
         width = self.weight.shape[1]
         if cu_seqlens is None:
             last = x_BTC[:, max(0, x_BTC.shape[1] - width + 1) :].mT

@@ -137,7 +137,8 @@ def mamba3_cost(rank: int, model: ModelSpec) -> Cost:
 
 def _mamba_shape(model: ModelSpec) -> tuple[int, int, int, int]:
     """Width of the residual stream, inner width, state channels, heads."""
-    assert model.mamba_head_dim is not None and model.d_state is not None, "a resolved ModelSpec has both"
+    assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
+    assert model.d_state, "and a d_state"
     return model.d_model, model.inner_width, model.d_state, model.inner_width // model.mamba_head_dim
 
 

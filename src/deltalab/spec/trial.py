@@ -42,7 +42,9 @@ class TrialSpec:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
         if Layer.mamba3 in self.variant.layers(len(self.variant.pattern)) and (self.model.d_state or 0) % 2:
-            raise ConfigError("model.d_state", self.model.d_state, "even with mamba3 layers, whose state turns in pairs")
+            raise ConfigError(
+                "model.d_state", self.model.d_state, "even with mamba3 layers, whose state turns in pairs"
+            )
 
     @property
     def task(self) -> str:

@@ -64,7 +64,7 @@ class Layer(Enum):
 
 
 MAMBA = frozenset({Layer.mamba2, Layer.mamba3})
-"""Layers with an inner width, heads and a state of their own (``ModelSpec.expand``, ``mamba_head_dim``, ``d_state``)."""
+"""Layers with a width, heads and a state of their own (``ModelSpec.expand``, ``mamba_head_dim``, ``d_state``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
