@@ -28,10 +28,10 @@ def make_leaves(batch: int = 2, time: int = 37, groups: int = 1, rate: float = 0
     }
 
 
-def run(form, leaves: Leaves, **options) -> Leaves:
+def run(function, leaves: Leaves, /, **options) -> Leaves:
     """y, the final state and the gradient of every leaf, for fixed random cotangents."""
     leaves = {name: x.detach().clone().requires_grad_() for name, x in leaves.items()}
-    y, state = form(*leaves.values(), **options)
+    y, state = function(*leaves.values(), **options)
     grads = torch.autograd.grad((y, state), list(leaves.values()), (cotangent(y, 0), cotangent(state, 1)))
     return {"y": y, "state": state} | {f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}
 
