@@ -1,4 +1,7 @@
-"""``deltalab``: plan studies, follow and steer trials, look after the runs folder. No torch is loaded here."""
+"""``deltalab``: plan studies, follow and steer trials, use what they trained, look after the runs folder.
+
+No torch is loaded here, but by the commands that run a model.
+"""
 
 import json
 import os
@@ -14,6 +17,8 @@ from rich.live import Live
 from rich.prompt import Prompt
 
 from deltalab.errors import DeltalabError, NotFoundError
+from deltalab.spec.launcher import Device
+from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
 from deltalab.track.journal import State
 
@@ -27,6 +32,8 @@ Runs = Annotated[Path, typer.Option(help="The runs folder.", envvar="DELTALAB_RU
 RUNS = Path("runs")
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 Study = Annotated[str | None, typer.Option(help="The study a cell is looked for in; the newest when left out.")]
+SAMPLING = SamplingSpec()
+TRAINED = "A completed trial: its id or the beginning of one, a cell (variant=kda seed=1), its folder or weights."
 TRIAL = "A trial's id or the beginning of one, a cell (variant=kda seed=1), or a study."
 
 
@@ -166,6 +173,39 @@ def sync(
     sent = mirror.sync()
     _console().print(
         f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
+    )
+
+
+@app.command()
+def generate(
+    trial: Annotated[str, typer.Argument(help=TRAINED)],
+    prompts: Annotated[list[str], typer.Argument(help="Text; token ids, where the trial's task is no text.")],
+    runs: Runs = RUNS,
+    study: Study = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens written at most.")] = SAMPLING.max_tokens,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.")] = SAMPLING.temperature,
+    top_p: Annotated[float, typer.Option(help="Probability of the tokens drawn from.")] = SAMPLING.top_p,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the draws; other ones every time when left out.")
+    ] = SAMPLING.seed,
+    stop: Annotated[list[str] | None, typer.Option(help="Text (or token) that ends it; may be given again.")] = None,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Write on from prompts with a trained model."""
+    from deltalab.exchange.terminal import Request, run_generate
+
+    run_generate(
+        Request(
+            trial=trial,
+            runs=runs,
+            study=study,
+            prompts=prompts,
+            sampling=SamplingSpec(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed),
+            stop=stop or [],
+            device=device,
+            as_json=as_json,
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +62,10 @@ class Task(Protocol):
 
         They depend on the spec and on ``sequences`` alone: every seed and every cell is measured on the same ones.
         """
+        ...
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Keep what turns text into tokens beside the weights that were trained on them, where something was learnt."""
         ...
 
 

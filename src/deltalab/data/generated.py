@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 
@@ -49,3 +50,6 @@ class GeneratedTask(ABC):
         held_out = self.draw(generator(Stream.evaluation, 0, 0), sequences, self.test_length)
         for start in range(0, sequences, batch_size):
             yield held_out.rows(start, start + batch_size)
+
+    def save_tokenizer(self, folder: Path) -> None:  # noqa: B027
+        """Nothing: tokens are no text."""

@@ -7,6 +7,7 @@ Documents and streams are made once and lie in the cache, named by the corpus' h
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -49,7 +50,7 @@ class Text:
         if spec.corpus_sha256 not in (None, sha256):
             allowed = f"{sha256} or null: this machine's {spec.corpus.value} corpus (another Python has another one)"
             raise ConfigError("data.corpus_sha256", spec.corpus_sha256, allowed)
-        folder = token_streams(spec, sha256)
+        self._folder = folder = token_streams(spec, sha256)
         self.spec, self.seed, self.vocab_size = spec, seed, spec.vocab_size
         self.token_bytes: NDArray[np.int64] = np.load(folder / "token_bytes.npy")
         self._train: NDArray[np.uint16] = np.load(folder / "train.npy", mmap_mode="r")
@@ -74,6 +75,13 @@ class Text:
         last = min(sequences, (len(self._held_out) - 1) // length)
         for start in range(0, last, batch_size):
             yield _windows(self._held_out, np.arange(start, min(start + batch_size, last)), length)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """See ``Task.save_tokenizer``: ``tokenizer.json`` of a BPE."""
+        if self.spec.tokenizer is Tokenizer.bpe:
+            from deltalab.data.tokens import TOKENIZER
+
+            shutil.copyfile(self._folder / TOKENIZER, folder / TOKENIZER)
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from deltalab.kernels import chunk, reference
+from deltalab.kernels import chunk, decode, reference
 
 Form = Literal["triton", "chunk", "reference", "fla"]
 Result = tuple[Tensor, Tensor | None]
@@ -52,6 +52,36 @@ def gated_delta_rule(
         output_final_state=output_final_state,
         cu_seqlens=cu_seqlens,
     )
+
+
+def decode_step(
+    qkv: Tensor,
+    state: Tensor,
+    *,
+    heads: int,
+    g: Tensor | None = None,
+    b: Tensor | None = None,
+    w: Tensor | None = None,
+    conv_weight: Tensor | None = None,
+    conv_state: Tensor | None = None,
+    arrivals: Tensor | None = None,
+) -> Tensor:
+    """One token of a layer, convolution, SiLU and L2 norm included: in the fused kernel where it runs, else in torch.
+
+    Arguments and result as ``kernels.decode.decode_step``.
+
+    Args:
+        arrivals: [N, H] int32 zeros that belong to the kernel (see ``kernels.triton.decode``).
+    """
+    width, values = state.shape[2:]
+    gates: dict[str, Any] = {"heads": heads, "g": g, "b": b, "w": w}
+    form, _ = choose(qkv[..., :width], qkv[..., :values])
+    if form != "triton":
+        return decode.decode_step(qkv, state, conv_weight=conv_weight, conv_state=conv_state, **gates)
+    from deltalab.kernels.triton.decode import decode_step as fused
+
+    past = {"conv_weight": conv_weight, "conv_state": conv_state, "arrivals": arrivals}
+    return fused(qkv, state, silu=True, normalize=True, **past, **gates)
 
 
 def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:

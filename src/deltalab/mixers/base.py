@@ -1,4 +1,4 @@
-"""What every token mixer is: a module from the residual stream to the residual stream, in parallel or token by token."""
+"""What every token mixer is: a module from the residual stream to itself, in parallel or token by token."""
 
 from abc import abstractmethod
 
@@ -13,7 +13,12 @@ class TokenMixer(nn.Module):
 
     Abstract: a mixer is a final class below this one. What a mixer costs (parameters, state, FLOPs per token) is
     counted from its spec in ``model.accounting``, which a test holds against the module itself.
+
+    Attributes:
+        fp32: names of the parameters that stay in fp32 where a model's weights are turned to a shorter type.
     """
+
+    fp32: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:

@@ -4,12 +4,14 @@ q, k = L2 norm per head of SiLU(short conv(W x));   v = SiLU(short conv(W_v x))
 o = gated delta rule(q, k, v, g, b, w);             y = W_o (RMSNorm(o) ⊙ SiLU(W_g x))
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltalab.kernels.dispatch import gated_delta_rule
+from deltalab.kernels.decode import conv_state_of
+from deltalab.kernels.dispatch import decode_step, gated_delta_rule
 from deltalab.kernels.norm import l2_norm
-from deltalab.mixers.base import TokenMixer
+from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.gates import Gates
 from deltalab.mixers.short_conv import ShortConvolution
 from deltalab.spec.model import ModelSpec
@@ -32,14 +34,50 @@ class GatedDelta(TokenMixer):
         self.norm = nn.RMSNorm(model.value_dim, eps=model.norm_eps)
         self.output_gate = nn.Linear(model.d_model, value_dim, bias=False)
         self.out = nn.Linear(value_dim, model.d_model, bias=False)
+        self.fp32 = () if self.gates.decay is None else ("gates.decay.a", "gates.decay.delta")
 
-    def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         qkv = self.qkv(x_BTD)
         if self.conv is not None:
+            if cache is not None:
+                cache["past"].copy_(conv_state_of(qkv, self.conv.weight.shape[1], cu_seqlens))
             qkv = self.conv(qkv, cu_seqlens)
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
         q, k = l2_norm(qk.unflatten(-1, (2 * self.heads, -1))).chunk(2, dim=-2)
         v = v.unflatten(-1, (self.value_heads, -1))
         g, b, w = self.gates(x_BTD)
-        o, _ = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens)
-        return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x_BTD)))
+        o, state = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens, output_final_state=cache is not None)
+        if cache is not None and state is not None:
+            cache["state"].copy_(state)
+        return self._output(o, x_BTD)
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        """``state`` [N, HV, K, V] (fp32, or fp64 as the weights) and the convolution's ``past`` [N, C, width − 1]."""
+        weight = self.qkv.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        shape = (batch, self.value_heads, self.key_dim // self.heads, self.norm.weight.shape[0])
+        cache = {"state": weight.new_zeros(shape, dtype=dtype)}
+        if self.conv is not None:
+            channels, width = self.conv.weight.shape
+            cache["past"] = weight.new_zeros(batch, channels, width - 1)
+            cache["arrivals"] = weight.new_zeros(batch, self.heads, dtype=torch.int32)
+        return cache
+
+    def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
+        g, b, w = self.gates(x_BD)
+        o = decode_step(
+            self.qkv(x_BD),
+            cache["state"],
+            heads=self.heads,
+            g=g,
+            b=b,
+            w=w,
+            conv_weight=None if self.conv is None else self.conv.weight,
+            conv_state=cache.get("past"),
+            arrivals=cache.get("arrivals"),
+        )
+        return self._output(o, x_BD)
+
+    def _output(self, o: Tensor, x: Tensor) -> Tensor:
+        """Heads [..., HV, V] and the layer's input [..., D] to [..., D]."""
+        return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x)))

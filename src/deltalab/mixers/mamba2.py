@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.kernels.arguments import compute_dtype
+from deltalab.kernels.decode import conv_state_of, convolve
 from deltalab.kernels.ssd import ssd, ssd_step
 from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.short_conv import ShortConvolution
@@ -38,9 +39,9 @@ class Mamba2(TokenMixer):
 
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         z, xBC, rate = self.proj(x_BTD).split(self.widths, dim=-1)
-        if cache is not None and self.conv is not None:
-            cache["past"].copy_(self.conv.past(xBC, cu_seqlens))
         if self.conv is not None:
+            if cache is not None:
+                cache["past"].copy_(conv_state_of(xBC, self.conv.weight.shape[1], cu_seqlens))
             xBC = self.conv(xBC, cu_seqlens)
         x, B, C, g, dt = self._inputs(xBC, rate)
         y, state = ssd(C, B, x, g, dt, output_final_state=cache is not None, cu_seqlens=cu_seqlens)
@@ -59,7 +60,7 @@ class Mamba2(TokenMixer):
     def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
         z, xBC, rate = self.proj(x_BD).split(self.widths, dim=-1)
         if self.conv is not None:
-            xBC = self.conv.step(xBC, cache["past"])
+            xBC = convolve(xBC, self.conv.weight, cache["past"])
         x, B, C, g, dt = self._inputs(xBC, rate)
         y, state = ssd_step(cache["state"], C, B, x, g, dt)
         cache["state"].copy_(state)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.mixers.attention import Attention
-from deltalab.mixers.base import TokenMixer
+from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.gated_delta import GatedDelta
 from deltalab.mixers.mamba2 import Mamba2
 from deltalab.mixers.mamba3 import Mamba3
@@ -35,11 +35,16 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(model.d_model, eps=model.norm_eps) if model.mlp_width else None
         self.mlp = SwiGLU(model.d_model, model.mlp_width) if model.mlp_width else None
 
-    def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), cu_seqlens)
-        if self.mlp is not None and self.mlp_norm is not None:
-            x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
-        return x_BTD
+    def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Whole sequences; ``cache`` is filled as ``TokenMixer.forward`` says."""
+        return self._feed(x_BTD + self.mixer(self.mixer_norm(x_BTD), cu_seqlens, cache))
+
+    def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
+        """The next token of each sequence, [B, D] → [B, D]."""
+        return self._feed(x_BD + self.mixer.step(self.mixer_norm(x_BD), cache))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None or self.mlp_norm is None else x + self.mlp(self.mlp_norm(x))
 
 
 def make_mixer(layer: Layer, variant: VariantSpec, model: ModelSpec) -> TokenMixer:

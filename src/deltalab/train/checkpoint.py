@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+WEIGHTS = "model.safetensors"
+"""File of a model's weights, in a checkpoint and, of a completed trial, in its run directory."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -39,7 +41,7 @@ def save_checkpoint(
     root.mkdir(exist_ok=True)  # never the run directory: one that was deleted is not to come back without its journal
     with _part(root / f".part-{step:08d}-{os.getpid()}") as part:
         part.mkdir()
-        save_file(_weights(module), part / "model.safetensors")
+        save_file(_weights(module), part / WEIGHTS)
         save_file({**_moments(module, optimizer), "rng": torch.get_rng_state()}, part / "optimizer.safetensors")
         (part / "position.json").write_text(json.dumps({"step": step, **position}))
         _sync(part)
@@ -61,7 +63,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore the model, its optimiser and the RNG in place; returns the position written with them."""
     device = next(module.parameters()).device
-    module.load_state_dict(load_file(folder / "model.safetensors", device=str(device)))
+    module.load_state_dict(load_file(folder / WEIGHTS, device=str(device)))
     tensors = load_file(folder / "optimizer.safetensors")
     torch.set_rng_state(tensors.pop("rng"))
     for name, parameter in module.named_parameters():

@@ -20,7 +20,7 @@ from deltalab.model.language_model import LanguageModel
 from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal
-from deltalab.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
 from deltalab.train.optim import learning_rate, make_optimizer
 
@@ -81,7 +81,8 @@ class Trainer:
         self.evaluate()
         if self.world.main:
             self.journal.check()
-            save_weights(self.run_dir / "model.safetensors", self.model)
+            self.task.save_tokenizer(self.run_dir)
+            save_weights(self.run_dir / WEIGHTS, self.model)
         return True
 
     def evaluate(self) -> dict[str, float]:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalab.kernels.decode import conv_state_of
 from deltalab.kernels.reference import gated_delta_rule as reference
 from deltalab.kernels.triton.api import gated_delta_rule
-from deltalab.kernels.triton.decode import conv_state_of, decode_step, operator
+from deltalab.kernels.triton.decode import decode_step, operator
 from deltalab.mixers.short_conv import ShortConvolution
 from tests.kernels.cases import rms_error
 
@@ -284,12 +285,6 @@ def prefilled(problem: Problem, x: dict[str, Tensor], length: int) -> tuple[Tens
     )  # fmt: skip
     assert state is not None
     return o, state
-
-
-def test_a_prompt_shorter_than_the_convolution_leaves_zeros_before_it() -> None:
-    qkv = torch.arange(1.0, 7.0).view(1, 2, 3)
-    assert conv_state_of(qkv, 4).tolist() == [[[0, 1, 4], [0, 2, 5], [0, 3, 6]]]
-    assert conv_state_of(qkv, 1).shape == (1, 3, 0)
 
 
 @pytest.mark.parametrize("taps", [0, 4])

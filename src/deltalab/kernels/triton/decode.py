@@ -11,7 +11,6 @@ the recurrence of one token.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltalab.kernels.triton.api import DTYPES, WIDEST
@@ -63,7 +62,8 @@ def decode_step(
         write_sigmoid: w is raw: the gate is sigmoid(w).
         conv_weight: [2·H·K + HV·V, width] of the short convolution, its last tap for this token; none without one.
         conv_state: [B, 2·H·K + HV·V, width − 1], contiguous: the tokens before this one, newest last, zero where there
-            were none (``conv_state_of`` makes it from a prompt); updated in place. Goes with a width above 1.
+            were none (``kernels.decode.conv_state_of`` makes it from a prompt); updated in place. Goes with a width
+            above 1.
         arrivals: [B, H] int32 zeros, zero again after the step: where the kernel's programs say that they have read
             ``conv_state``. Steps that follow each other on one stream, all layers of a model say, may share it. Goes
             with ``conv_state``.
@@ -94,20 +94,6 @@ def decode_step(
         conv_state, arrivals, state, out,
     )  # fmt: skip
     return out
-
-
-def conv_state_of(qkv: Tensor, width: int) -> Tensor:
-    """The past that a prompt leaves to ``decode_step``: its last width − 1 tokens, zeros before its first.
-
-    Args:
-        qkv: [B, T, channels], the prompt's projections before the convolution.
-        width: taps of the convolution, 1 or more.
-
-    Returns:
-        [B, channels, width − 1], newest last, in memory of its own.
-    """
-    past = qkv[:, max(0, qkv.shape[1] - width + 1) :].mT
-    return F.pad(past, (width - 1 - past.shape[-1], 0)).clone(memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("deltalab::decode_step", mutates_args=("conv_state", "arrivals", "state", "out"))

@@ -1,0 +1,116 @@
+"""Writing on: prompts of any lengths in, one token a step and sequence out.
+
+Prompts are packed one behind the other and read at once, so no padding ever enters a state; then all sequences take a
+step together. A sequence that has ended stays in the batch and yields nothing more.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from deltalab.errors import UsageError
+from deltalab.model.cache import ModelCache
+from deltalab.model.language_model import LanguageModel
+from deltalab.spec.sampling import SamplingSpec
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingSpec | None = None,
+    stop: Collection[int] = (),
+) -> list[list[int]]:
+    """What follows each prompt, as tokens; the token that stopped a sequence is left out.
+
+    Args:
+        model: in eval mode.
+        prompts: token ids, at least one each; lengths may differ.
+        sampling: how tokens are chosen and how many; ``SamplingSpec()`` unless given.
+        stop: tokens that end a sequence.
+
+    Raises:
+        UsageError: no prompt, an empty one, or a token that the model does not have.
+    """
+    written: list[list[int]] = [[] for _ in prompts]
+    for row, token in stream(model, prompts, sampling, stop):
+        written[row].append(token)
+    return written
+
+
+def stream(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingSpec | None = None,
+    stop: Collection[int] = (),
+    ended: Callable[[int], bool] = lambda row: False,
+) -> Iterator[tuple[int, int]]:
+    """(prompt, token) as they come, prompt after prompt within a step. Arguments and errors as ``generate``.
+
+    Args:
+        ended: asked after each of a prompt's tokens, whether to end it with this one.
+    """
+    sampling = sampling or SamplingSpec()
+    _check(prompts, len(model.embedding))
+    device = model.embedding.device
+    generator = torch.Generator(device)
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed)
+    logits, cache = _read(model, prompts, sampling.max_tokens)
+    running = list(range(len(prompts)))
+    for left in range(sampling.max_tokens, 0, -1):
+        tokens = choose(logits, sampling, generator)
+        chosen = tokens.tolist()
+        running = [row for row in running if chosen[row] not in stop]
+        for row in list(running):
+            yield row, chosen[row]
+            if ended(row):
+                running.remove(row)
+        if not running or left == 1:
+            return
+        logits = model.step(tokens, cache)
+
+
+def choose(logits: Tensor, sampling: SamplingSpec, generator: torch.Generator | None = None) -> Tensor:
+    """The next token of each sequence.
+
+    Args:
+        logits: [N, vocab].
+        sampling: temperature and top_p.
+        generator: of the draws, on the logits' device.
+
+    Returns:
+        int64 [N].
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        descending, order = probabilities.sort(-1, descending=True)
+        more_probable = descending.cumsum(-1) - descending
+        descending = descending.masked_fill(more_probable >= sampling.top_p, 0)  # the first is never left out
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, descending)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+
+
+def _read(model: LanguageModel, prompts: Sequence[Sequence[int]], more: int) -> tuple[Tensor, ModelCache]:
+    device, lengths = model.embedding.device, [len(prompt) for prompt in prompts]
+    length = max(lengths) + more - 1  # the last token is not read
+    if len(set(lengths)) == 1:
+        return model.prefill(torch.tensor([list(prompt) for prompt in prompts], device=device), length=length)
+    tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+    return model.prefill(tokens[None], torch.tensor([0, *accumulate(lengths)], device=device), length)
+
+
+def _check(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
+    if not prompts:
+        raise UsageError("prompts: none given; allowed is one or more")
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt:
+            raise UsageError(f"prompt {number}: empty; allowed is one token or more")
+        for token in prompt:
+            if not 0 <= token < vocabulary:
+                raise UsageError(f"prompt {number}: token {token}; allowed is 0 to {vocabulary - 1}")
