@@ -116,6 +116,7 @@ EQUIVALENT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("variant=kda", "variant.pattern=[mamba3]"),
         (CHANNEL, "variant.pattern=[mamba3]"),
     ),
+    "rank without Mamba-3": (("variant=mamba3_mimo", "variant.pattern=[swa]"), WINDOWS),
     "attention as a mixer": (("variant=transformer", "variant.pattern=[mixer]"), ATTENTION),
     "widths of gated delta layers beside Mamba": (
         MAMBA2,

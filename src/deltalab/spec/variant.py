@@ -71,7 +71,8 @@ MAMBA = frozenset({Layer.mamba2, Layer.mamba3})
 class VariantSpec:
     """One variant. ``name`` is a label and not part of a trial's identity.
 
-    The gates are those of ``gated_delta`` layers; with no such layer they stay at their defaults.
+    The gates are those of ``gated_delta`` layers, and stay at their defaults where neither ``mixer`` nor the pattern
+    names it; so does ``rank`` with ``mamba3``.
 
     Attributes:
         mixer: the token mixer that ``mixer`` in the pattern stands for.
@@ -111,13 +112,12 @@ class VariantSpec:
         self._refuse_what_no_layer_has()
 
     def _refuse_what_no_layer_has(self) -> None:
-        named = set(self.layers(len(self.pattern)))
         if self.rank < 1:
             raise ConfigError("variant.rank", self.rank, "a whole number from 1")
-        if self.rank > 1 and Layer.mamba3 not in named:
+        # The pattern may leave the variant's mixer out: studies cross the two.
+        if self.rank > 1 and self.mixer is not Mixer.mamba3 and Layer.mamba3 not in self.pattern:
             raise ConfigError("variant.rank", self.rank, "1 where no layer is mamba3")
-        # A lattice variant may have a pattern without its mixer: studies cross the two.
-        if self.mixer is Mixer.gated_delta or Layer.gated_delta in named:
+        if self.mixer is Mixer.gated_delta or Layer.gated_delta in self.pattern:
             return
         for key in ("decay", "erase", "write", "tie"):
             value, default = getattr(self, key), getattr(VariantSpec, key)

@@ -5,6 +5,7 @@ written in one. Trials with the same plainest trial are equivalent. Where that f
 
     [mixer] over two layers          [gated_delta, gated_delta], or what else the variant's mixer is
     no gated delta layer             the gates and that layer's widths
+    no Mamba-3 layer                 rank
     no Mamba layer                   expand, mamba_head_dim, d_state
     neither, and no attention        heads
     no layer with a convolution      conv_width
@@ -55,7 +56,7 @@ def plainest(spec: TrialSpec) -> TrialSpec:
     tiled = spec.variant.layers(spec.model.depth)
     if spec.model.window >= longest:
         tiled = [Layer.attention if layer is Layer.swa else layer for layer in tiled]
-    variant = _variant(replace(spec.variant, mixer=Mixer.gated_delta, pattern=tiled))
+    variant = _variant(spec.variant, tiled)
     return replace(
         spec,
         variant=variant,
@@ -66,8 +67,10 @@ def plainest(spec: TrialSpec) -> TrialSpec:
     )
 
 
-def _variant(variant: VariantSpec) -> VariantSpec:
-    if Layer.gated_delta not in variant.pattern:
+def _variant(variant: VariantSpec, tiled: list[Layer]) -> VariantSpec:
+    rank = variant.rank if Layer.mamba3 in tiled else 1
+    variant = replace(variant, mixer=Mixer.gated_delta, pattern=tiled, rank=rank)
+    if Layer.gated_delta not in tiled:
         variant = replace(variant, decay=Decay.none, erase=Erase.none, write=Write.one, tie=False, erase_range=1)
     scalar = (variant.decay is Decay.scalar, variant.erase is Erase.scalar, variant.write is Write.scalar)
     return variant if any(scalar) else replace(variant, narrowing=Narrowing.project)
