@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,16 @@ RUNS = Path("runs")
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 Study = Annotated[str | None, typer.Option(help="The study a cell is looked for in; the newest when left out.")]
 SAMPLING = SamplingSpec()
+
+
+class Dtype(Enum):
+    """Types that weights are written in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 TRAINED = "A completed trial: its id or the beginning of one, a cell (variant=kda seed=1), its folder or weights."
 TRIAL = "A trial's id or the beginning of one, a cell (variant=kda seed=1), or a study."
 
@@ -206,6 +217,25 @@ def generate(
             device=device,
             as_json=as_json,
         )
+    )
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help=TRAINED)],
+    folder: Annotated[Path, typer.Argument(help="Where to; a new or an empty folder.")],
+    runs: Runs = RUNS,
+    study: Study = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; as trained when left out.")] = None,
+) -> None:
+    """Write a trained model as a folder for Hugging Face's transformers (extra hf)."""
+    from deltalab.hf.export import export as write
+
+    write(trial, folder, runs, study, dtype and dtype.value)
+    _console().print(
+        f"{folder}: import deltalab.hf, then AutoModelForCausalLM.from_pretrained reads it",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

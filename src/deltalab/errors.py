@@ -4,7 +4,8 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 ├── UsageError                 the caller asked for something that cannot be; exit code 2
 │   ├── ConfigError            a configuration key has a value that is not allowed
 │   ├── StudyError             a study file is wrong (file, key, value, what is allowed)
-│   └── NotFoundError          a study, trial or file that does not exist
+│   ├── NotFoundError          a study, trial or file that does not exist
+│   └── MissingExtra           an optional package that is needed is not installed
 ├── TrialFailed                a trial of a launch failed; its traceback is in its log
 ├── DiskFull                   the run directory's disk is full; the trial can continue from its checkpoint
 ├── CannotWrite                the runs folder cannot be written
@@ -59,6 +60,10 @@ class StudyError(UsageError):
 
 class NotFoundError(UsageError):
     """A study, trial or file that was named does not exist."""
+
+
+class MissingExtra(UsageError, ImportError):
+    """An optional package that is needed is not installed."""
 
 
 class TrialFailed(DeltalabError):

@@ -105,3 +105,15 @@ def test_what_cannot_be_read_is_said(prompts: list[list[int]], said: str) -> Non
 def test_sampling_outside_its_bounds_is_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{key}={value}: allowed is"):
         SamplingSpec(**{key: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pattern", ["[mixer]", "[mixer,swa]", "[attention]"])
+def test_gpu_replayed_steps_write_what_single_ones_do(pattern: str) -> None:
+    language_model = model("gated_delta_net_2", pattern).cuda()
+    found = generate(language_model, PROMPTS, SamplingSpec(max_tokens=20))
+    for prompt, written in zip(PROMPTS, found, strict=True):
+        logits, cache = language_model.prefill(torch.tensor([prompt], device="cuda"))
+        for token in written:
+            assert int(logits.argmax(-1)) == token
+            logits = language_model.step(logits.argmax(-1), cache)

@@ -85,7 +85,14 @@ def write(
     ends, stops = codec.stops(stop)
     written = [Written(ends, stops) for _ in prompts]
     encoded = [codec.encode(prompt) for prompt in prompts]
-    for row, token in stream(model, encoded, sampling, ended=lambda row: written[row].over):
+    tokens = stream(model, encoded, sampling, ended=lambda row: written[row].over)
+    return _pieces(codec, tokens, written)
+
+
+def _pieces(
+    codec: Codec, tokens: Iterator[tuple[int, int]], written: list[Written]
+) -> Iterator[tuple[int, str, Written]]:
+    for row, token in tokens:
         yield row, written[row].add(token, codec.bytes_of(token)), written[row]
     for row, one in enumerate(written):
         if not one.over:

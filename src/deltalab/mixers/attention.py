@@ -26,7 +26,7 @@ class Attention(TokenMixer):
         position = place if cu_seqlens is None else tokens_before(cu_seqlens, length)
         q, k = rotate(q, position, self.rope_base), rotate(k, position, self.rope_base)
         if cache is not None:
-            fill(cache, k, v, cu_seqlens)
+            fill(cache, k.detach(), v.detach(), cu_seqlens)
         mask = visible(place, self.window, cu_seqlens)
         o_BHTd = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(o_BHTd.transpose(1, 2).flatten(-2))

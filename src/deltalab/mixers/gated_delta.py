@@ -40,7 +40,7 @@ class GatedDelta(TokenMixer):
         qkv = self.qkv(x_BTD)
         if self.conv is not None:
             if cache is not None:
-                cache["past"].copy_(conv_state_of(qkv, self.conv.weight.shape[1], cu_seqlens))
+                cache["past"].copy_(conv_state_of(qkv.detach(), self.conv.weight.shape[1], cu_seqlens))
             qkv = self.conv(qkv, cu_seqlens)
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
         q, k = l2_norm(qk.unflatten(-1, (2 * self.heads, -1))).chunk(2, dim=-2)
@@ -48,7 +48,7 @@ class GatedDelta(TokenMixer):
         g, b, w = self.gates(x_BTD)
         o, state = gated_delta_rule(q, k, v, g, b, w, cu_seqlens=cu_seqlens, output_final_state=cache is not None)
         if cache is not None and state is not None:
-            cache["state"].copy_(state)
+            cache["state"].copy_(state.detach())
         return self._output(o, x_BTD)
 
     def new_cache(self, batch: int, length: int) -> Cache:

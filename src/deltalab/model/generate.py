@@ -15,6 +15,9 @@ from deltalab.model.cache import ModelCache
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.sampling import SamplingSpec
 
+EAGER_STEPS = 2
+"""Steps before a CUDA graph is captured: they compile what there is to compile."""
+
 
 def generate(
     model: LanguageModel,
@@ -51,8 +54,17 @@ def stream(
     Args:
         ended: asked after each of a prompt's tokens, whether to end it with this one.
     """
-    sampling = sampling or SamplingSpec()
     _check(prompts, len(model.embedding))
+    return _stream(model, prompts, sampling or SamplingSpec(), stop, ended)
+
+
+def _stream(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingSpec,
+    stop: Collection[int],
+    ended: Callable[[int], bool],
+) -> Iterator[tuple[int, int]]:
     device = model.embedding.device
     generator = torch.Generator(device)
     if sampling.seed is None:
@@ -60,7 +72,7 @@ def stream(
     else:
         generator.manual_seed(sampling.seed)
     logits, cache = _read(model, prompts, sampling.max_tokens)
-    running = list(range(len(prompts)))
+    step, running = _Steps(model, cache), list(range(len(prompts)))
     for left in range(sampling.max_tokens, 0, -1):
         tokens = choose(logits, sampling, generator)
         chosen = tokens.tolist()
@@ -71,7 +83,38 @@ def stream(
                 running.remove(row)
         if not running or left == 1:
             return
-        logits = model.step(tokens, cache)
+        logits = step(tokens)
+
+
+class _Steps:
+    """``LanguageModel.step`` of one cache, on a GPU replayed from a CUDA graph, for its launches take longer than it.
+
+    The cache must have room for all steps. What a call returns holds until the next.
+    """
+
+    def __init__(self, model: LanguageModel, cache: ModelCache) -> None:
+        self._model, self._cache, self._done = model, cache, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        self._done += 1
+        if tokens.device.type != "cuda" or self._done <= EAGER_STEPS:
+            return self._model.step(tokens, self._cache)
+        if self._graph is None:
+            self._capture(tokens)
+        assert self._graph is not None
+        self._tokens.copy_(tokens)
+        self._graph.replay()
+        self._cache.tokens += 1
+        return self._logits
+
+    def _capture(self, tokens: Tensor) -> None:
+        """Record a step; none is taken."""
+        read = self._cache.tokens
+        self._tokens, self._graph = tokens.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = self._model.step(self._tokens, self._cache)
+        self._cache.tokens = read
 
 
 def choose(logits: Tensor, sampling: SamplingSpec, generator: torch.Generator | None = None) -> Tensor:

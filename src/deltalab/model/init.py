@@ -28,9 +28,15 @@ def initialise(module: nn.Module, model: ModelSpec, seed: int) -> None:
         seed: the trial's seed.
     """
     for name, parameter in module.named_parameters():
-        stream = hashlib.sha256(f"{seed}:{name}:{tuple(parameter.shape)}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(stream[:8], "little") >> 1)
-        parameter.copy_(_draw(name, parameter.shape, model, generator))
+        fill(name, parameter, model, seed)
+
+
+@torch.no_grad()
+def fill(name: str, parameter: Tensor, model: ModelSpec, seed: int) -> None:
+    """Fill one parameter in place; ``name`` is the one it has in the LanguageModel."""
+    stream = hashlib.sha256(f"{seed}:{name}:{tuple(parameter.shape)}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(stream[:8], "little") >> 1)
+    parameter.copy_(_draw(name, parameter.shape, model, generator))
 
 
 def _draw(name: str, shape: torch.Size, model: ModelSpec, generator: torch.Generator) -> Tensor:

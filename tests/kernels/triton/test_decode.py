@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalab.kernels import dispatch
 from deltalab.kernels.decode import conv_state_of
 from deltalab.kernels.reference import gated_delta_rule as reference
 from deltalab.kernels.triton.api import gated_delta_rule
@@ -318,6 +319,24 @@ def test_compiles_without_a_graph_break() -> None:
         assert one.past is not None
         assert other.past is not None
         assert torch.equal(one.past, other.past)
+
+
+def test_a_layer_reaches_the_kernel_and_torch_with_the_same_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(raw=False)
+    given = on_device(problem.inputs())
+    gates = {name: given[name][:, 0] for name in "gbw"}
+    results = []
+    for form in ("chunk", "triton"):
+        monkeypatch.setattr(dispatch, "choose", lambda q, v, form=form: (form, ""))
+        cache = empty_cache(problem, given)
+        for t in range(2):
+            o = dispatch.decode_step(
+                given["qkv"][:, t], cache.state, heads=problem.heads, conv_weight=given["weight"],
+                conv_state=cache.past, arrivals=cache.arrivals, **gates,
+            )  # fmt: skip
+        results.append((o, cache.state, cache.past))
+    for plain, fused in zip(*results, strict=True):
+        assert rms_error(fused, plain) < 1e-5
 
 
 GOOD: dict[str, Any] = {
