@@ -70,13 +70,13 @@ def trapezoid(
         form: as in ``dispatch.gated_delta_rule``.
 
     Returns:
-        y [B, T, R, H, P] in x's dtype, which products have too, and the memory or None.
+        y [B, T, R, H, P] in x's dtype, and the memory or None.
 
     Raises:
         ValueError: a shape does not fit.
     """
     angle = turned(theta)
-    q, k = (rotate(M, angle.unsqueeze(2)).to(x.dtype) for M in (C, B))
+    q, k = rotate(C, angle.unsqueeze(2)), rotate(B, angle.unsqueeze(2))
     own = mix * dt
     late = g.exp() * (_late(own) + (1 - mix) * dt)
     first = cu_seqlens[:-1] if cu_seqlens is not None else torch.zeros(1, dtype=torch.long, device=x.device)
@@ -88,7 +88,7 @@ def trapezoid(
         return y.to(x.dtype), None
     last = cu_seqlens[1:] - 1 if cu_seqlens is not None else None
     angle, k, final_B, final_x, own = (_last(part, last) for part in (angle, k, B, x, own))
-    state = state + _outer(k, own[:, None, :, None] * final_x)
+    state = state + _outer(k, own[:, None, :, None] * final_x).to(state.dtype)
     return y.to(x.dtype), Memory(rotate(state.mT, -angle.unsqueeze(-2)).mT, final_B, final_x)
 
 
@@ -170,7 +170,7 @@ def _sub_bounds(cu_seqlens: Tensor, rank: int) -> Tensor:
 def _inside(q: Tensor, k: Tensor, x: Tensor, own: Tensor, k_late: Tensor, x_late: Tensor, late: Tensor) -> Tensor:
     """What ``_past`` leaves out of a token: its own writes, and the late ones of the sub-tokens behind the reader."""
     if q.shape[2] == 1:
-        return (own.unsqueeze(2) * (q * k).sum(-1, dtype=own.dtype)).unsqueeze(-1) * x
+        return (own.unsqueeze(2) * (q * k).sum(-1)).unsqueeze(-1) * x
     behind = torch.ones(q.shape[2], q.shape[2], dtype=q.dtype, device=q.device).triu(1)
     scores = own[..., None, None] * torch.einsum("btrhn,btshn->bthrs", q, k)
     missed = late[..., None, None] * behind * torch.einsum("btrhn,btshn->bthrs", q, k_late)
@@ -189,5 +189,5 @@ def _last(M: Tensor, last: Tensor | None) -> Tensor:
 
 
 def _outer(k: Tensor, x: Tensor) -> Tensor:
-    """Σ_r k_r x_rᵀ, [N, R, H, N], [N, R, H, P] → [N, H, N, P], in x's dtype."""
-    return torch.einsum("brhn,brhp->bhnp", k.to(x.dtype), x)
+    """Σ_r k_r x_rᵀ, [N, R, H, N], [N, R, H, P] → [N, H, N, P]."""
+    return torch.einsum("brhn,brhp->bhnp", k, x.to(k.dtype))
