@@ -76,6 +76,7 @@ def trapezoid(
         ValueError: a shape does not fit.
     """
     angle = turned(theta)
+    # In fp32 even for a bf16 model: the angles' gradients are sums over time, in which roundings of q and k add up.
     q, k = rotate(C, angle.unsqueeze(2)), rotate(B, angle.unsqueeze(2))
     own = mix * dt
     late = g.exp() * (_late(own) + (1 - mix) * dt)
