@@ -21,7 +21,7 @@ class LanguageModel(nn.Module):
     def __init__(self, variant: VariantSpec, model: ModelSpec) -> None:
         super().__init__()
         assert model.vocab_size is not None, "a resolved ModelSpec has a vocab_size"
-        layers = [variant.pattern[i % len(variant.pattern)] for i in range(model.depth)]
+        layers = variant.layers(model.depth)
         self.embedding = nn.Parameter(torch.empty(model.vocab_size, model.d_model))
         self.blocks = nn.ModuleList(Block(layer, variant, model) for layer in layers)
         self.norm = nn.RMSNorm(model.d_model, eps=model.norm_eps)

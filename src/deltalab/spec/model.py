@@ -31,6 +31,11 @@ class ModelSpec:
         value_dim: value width V per head of the recurrent mixer.
         value_heads: value heads HV, H or a multiple of it (grouped value heads); null means H.
         mlp_width: hidden width of the SwiGLU; 0 leaves the MLP out. A study may solve it (``match``).
+        expand: inner width of Mamba layers over d_model.
+        mamba_head_dim: channels P per head of Mamba layers; null makes four heads of each of ``heads``, 64 channels
+            at the paper's 1.3B shape.
+        d_state: state channels N of Mamba layers; null is the even number that brings their state, inner width × N,
+            nearest to that of gated delta layers, value heads × K × V.
         conv_width: taps of the causal depthwise short convolution; 0 leaves it out.
         window: tokens a sliding-window attention layer sees.
         rope_base: base of the rotary positions of attention layers.
@@ -47,6 +52,9 @@ class ModelSpec:
     value_dim: int = 16
     value_heads: int | None = None
     mlp_width: int = 128
+    expand: int = 2
+    mamba_head_dim: int | None = None
+    d_state: int | None = None
     conv_width: int = 4
     window: int = 2048
     rope_base: float = 10000.0
@@ -56,7 +64,7 @@ class ModelSpec:
     vocab_size: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("d_model", "depth", "heads", "head_dim", "value_dim", "window"):
+        for key in ("d_model", "depth", "heads", "head_dim", "value_dim", "expand", "window"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"model.{key}", getattr(self, key), "a whole number from 1")
         for key in ("rope_base", "norm_eps"):
@@ -75,3 +83,14 @@ class ModelSpec:
             pair = getattr(self, key)
             if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= pair[1]):
                 raise ConfigError(f"model.{key}", pair, "two numbers, 0 < low <= high")
+        for key in ("mamba_head_dim", "d_state"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"model.{key}", value, "null or a whole number from 1")
+        if self.mamba_head_dim is not None and self.inner_width % self.mamba_head_dim:
+            allowed = f"a divisor of model.expand × model.d_model = {self.inner_width}"
+            raise ConfigError("model.mamba_head_dim", self.mamba_head_dim, allowed)
+
+    @property
+    def inner_width(self) -> int:
+        """Channels of a Mamba layer."""
+        return self.expand * self.d_model

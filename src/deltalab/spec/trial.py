@@ -13,7 +13,7 @@ from deltalab.spec.data import DataSpec, RecallSpec, StateTrackingSpec, TextSpec
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.train import TrainSpec
-from deltalab.spec.variant import VariantSpec
+from deltalab.spec.variant import Layer, VariantSpec
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ class TrialSpec:
         if len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
+        if Layer.mamba3 in self.variant.layers(len(self.variant.pattern)) and (self.model.d_state or 0) % 2:
+            raise ConfigError(
+                "model.d_state", self.model.d_state, "even with mamba3 layers, whose state turns in pairs"
+            )
 
     @property
     def task(self) -> str:

@@ -21,7 +21,7 @@ from deltalab.track.journal import State
 
 FOLDER = "timings"
 SPEED = {
-    "variant": ("decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
+    "variant": ("rank", "decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
     "train": ("batch_size", "accumulation", "precision"),
     "eval": ("sequences", "batch_size"),
 }
