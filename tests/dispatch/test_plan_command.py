@@ -156,7 +156,9 @@ def test_the_plan_as_json_is_whole(tmp_path: Path) -> None:
     assert baseline["trials"]["1"]["memory_bytes"] == 3 * 2**30
     assert baseline["parameters"] == wide["parameters"] > 1000
     assert baseline["flops_per_token"] > baseline["state_size"] > 0
-    assert (baseline["mismatch"], baseline["cache_size"], baseline["waits_for_tuning"]) == (0, 0, False)
+    assert baseline["mismatch"] == pytest.approx(baseline["parameters"] / baseline["budget"] - 1)
+    assert (baseline["layers"], baseline["layer_state"], baseline["state_mismatch"]) == ({"mixer": 2}, 512, 0)
+    assert (baseline["cache_size"], baseline["waits_for_tuning"]) == (0, False)
     totals = plain["totals"]
     assert (totals["trials"], totals["states"]) == (4, {"completed": 1, "planned": 3})
     assert totals["worker_seconds"] == sum(

@@ -19,6 +19,8 @@ from deltalab.wording import many
 
 WORDS = {State.planned: "would run", State.preempted: "would resume", State.lost: "lost, would resume"}
 """States of a plan that are said otherwise than they are called."""
+FIGURES = ("MLP", "parameters", "Δ", "state + cache", "FLOPs/token", "time/trial", "memory")
+"""Columns of a plan with a cell's shape and costs."""
 SHOWN_IDS = 4
 MIN_PREFIX = 5
 
@@ -35,7 +37,8 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     factors = list(plan.study.factors)
     for factor in factors:
         table.add_column(factor)
-    for column in ("parameters", "Δ", "state", "cache", "FLOPs/token", "time/trial", "memory"):
+    table.add_column("layers")
+    for column in FIGURES:
         table.add_column(column, justify="right")
     table.add_column("trials")
     table.add_column("ids")
@@ -43,14 +46,15 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     for place, cell in enumerate(plan.cells):
         levels = [cell.levels.get(factor, "") for factor in factors] or [cell.name]
         if cell.excluded is not None:
-            table.add_row(*levels, *[""] * 7, f"excluded: {cell.excluded}", style="dim")
+            table.add_row(*levels, *[""] * (1 + len(FIGURES)), f"excluded: {cell.excluded}", style="dim")
             continue
         table.add_row(
             *(levels if factors else []),
+            " + ".join(f"{count} {layer}" for layer, count in cell.layers.items()),
+            str(cell.mlp_width),
             f"{cell.parameters:,}",
-            "baseline" if place == 0 else f"{cell.mismatch:+.2%}",
-            f"{cell.state_size:,}",
-            f"{cell.cache_size:,}",
+            "baseline" if place == 0 and cell.budget is None else f"{cell.mismatch:+.2%}",
+            _state(cell),
             f"{cell.flops_per_token:,}",
             *_estimate(plan, cell),
             _standing(plan, cell),
@@ -80,9 +84,15 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
                 "equivalent": cell.equivalent,
                 "tuned": cell.tuned,
                 "waits_for_tuning": cell.waits,
+                "layers": cell.layers,
+                "mlp_width": cell.mlp_width,
                 "parameters": cell.parameters,
+                "budget": cell.budget,
+                "budget_vocab": cell.budget_vocab,
                 "mismatch": cell.mismatch,
                 "state_size": cell.state_size,
+                "layer_state": cell.layer_state,
+                "state_mismatch": cell.state_mismatch,
                 "cache_size": cell.cache_size,
                 "flops_per_token": cell.flops_per_token,
                 "trials": {seed: _trial_json(plan, trial) for seed, trial in cell.trials.items()},
@@ -126,6 +136,17 @@ def _trial_json(plan: Plan, trial: str) -> dict[str, Any]:
         "seconds": None if timing is None else timing.seconds(plan.specs[trial]),
         "memory_bytes": timing.memory if timing else None,
     }
+
+
+def _state(cell: CellRecord) -> str:
+    """Recurrent layers × floats of each, how far these are off, and what attention layers keep."""
+    parts = []
+    if cell.layer_state:
+        off = f" ({cell.state_mismatch:+.2%})" if cell.state_mismatch else ""
+        parts.append(f"{cell.state_size // cell.layer_state} × {cell.layer_state:,}{off}")
+    if cell.cache_size:
+        parts.append(f"{cell.cache_size:,}")
+    return " + ".join(parts)
 
 
 def _estimate(plan: Plan, cell: CellRecord) -> tuple[str, str]:
@@ -181,12 +202,22 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
         )
     elif (seconds := plan.seconds(plan.specs)) is not None and seconds > 0:
         lines.append(f"about {_cost(plan, launcher)} to go{' for the trials known so far' if plan.waiting else ''}")
-    run = [cell for cell in plan.cells if cell.excluded is None]
-    if len(run) > 1:
-        worst = max(run, key=lambda cell: abs(cell.mismatch))
-        apart = f"differ from the baseline's by {abs(worst.mismatch):.2%} at most ({worst.name})"
-        lines.append(f"parameters {apart if worst.mismatch else 'are equal in every cell'}")
-    return lines
+    return lines + _matching([cell for cell in plan.cells if cell.excluded is None])
+
+
+def _matching(cells: list[CellRecord]) -> list[str]:
+    """How far the cells are from what they should be equal in."""
+    worst = max(cells, key=lambda cell: abs(cell.mismatch))
+    wanted = "the baseline's"
+    if worst.budget is not None:
+        wanted = f"the budget of {worst.budget:,}"
+        wanted += f" with a vocabulary of {worst.budget_vocab:,}" if worst.budget_vocab else ""
+    elif len(cells) == 1:
+        return []
+    if len(cells) > 1 and len({cell.parameters for cell in cells}) == 1:
+        return ["parameters are equal in every cell"]
+    named = f" at most ({worst.name})" if len(cells) > 1 else ""
+    return [f"parameters differ from {wanted} by {abs(worst.mismatch):.2%}{named}"]
 
 
 def _cost(plan: Plan, launcher: LauncherSpec) -> str:
