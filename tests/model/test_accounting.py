@@ -50,7 +50,7 @@ def test_the_papers_shape_has_the_papers_state(variant: str) -> None:
         assert (spec.model.mamba_head_dim, spec.model.d_state) == (64, 64)
 
 
-@pytest.mark.parametrize("model", ["tiny", "small"])
+@pytest.mark.parametrize("model", ["tiny", "20m"])
 def test_mamba_gets_the_state_of_gated_delta_layers(model: str) -> None:
     states = {
         cost(spec.variant, spec.model, 64).state

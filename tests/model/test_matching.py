@@ -18,7 +18,7 @@ from tests.specs import VARIANTS, trial
 
 PRESETS = sorted(path.stem for path in (load.CONF / "model").glob("*.yaml"))
 FAMILIES = {"recurrent": "[mixer]", "hybrid": "[mixer,swa]"}
-TRANSFORMER = ("variant=kda", "variant.pattern=[attention]")
+TRANSFORMER = ("variant=transformer",)
 PAPER_VOCAB = 32_000
 
 
@@ -35,7 +35,7 @@ def variant_of(name: str, pattern: str) -> VariantSpec:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_variant_meets_a_presets_parameters_and_state(preset: str) -> None:
     open_ = load.trial_spec(load.compose([f"model={preset}"]))
-    for name, pattern in (*product(VARIANTS, FAMILIES.values()), ("kda", "[attention]")):
+    for name, pattern in product(VARIANTS, FAMILIES.values()):
         spec = resolve(replace(open_, variant=variant_of(name, pattern)))
         parameters = cost(spec.variant, spec.model, 1).parameters
         outside = (spec.data.vocab_size - (spec.model.budget_vocab or 0)) * spec.model.d_model
@@ -48,11 +48,13 @@ def test_every_variant_meets_a_presets_parameters_and_state(preset: str) -> None
 def test_the_papers_size_has_the_papers_numbers(family: str) -> None:
     """262,144 floats of state in every recurrent layer, 1.3 billion parameters ± 2 %."""
     open_ = load.trial_spec(load.compose(["model=1.3b", f"model.vocab_size={PAPER_VOCAB}"]))
-    for name in VARIANTS:
+    for name in set(VARIANTS) - {"transformer"}:
         spec = resolve(replace(open_, variant=variant_of(name, FAMILIES[family])))
         states = layer_states(spec.variant, spec.model)
         assert spec.model.depth is not None
         assert set(states) == {262_144}, name
+        if name.startswith("mamba"):
+            assert (spec.model.expand, spec.model.mamba_head_dim, spec.model.d_state) == (2, 64, 64)
         assert len(states) == spec.model.depth // (1 if family == "recurrent" else 2)
         assert cost(spec.variant, spec.model, 4096).parameters == pytest.approx(1.3e9, rel=0.02), name
         assert (spec.model.d_model, spec.model.heads, spec.model.window) == (2048, 16, 2048)
@@ -109,16 +111,16 @@ def test_a_solved_width_comes_nearest_to_the_target(variant: str) -> None:
 
     def miss(width: int) -> int:
         model = trial(f"variant={variant}", f"model.mlp_width={width}").model
-        return abs(cost(spec.variant, model, 1).parameters - 60_000)
+        return abs(cost(spec.variant, model, 1).parameters - 70_000)
 
-    width = solve_mlp_width(spec.variant, spec.model, 60_000)
+    width = solve_mlp_width(spec.variant, spec.model, 70_000)
     assert miss(width) <= min(miss(width - 1), miss(width + 1))
 
 
 def test_solved_and_given_widths_are_one_trial() -> None:
     solved = composed("model=tiny", "variant=kda")
     given = composed("model=tiny", "variant=kda", f"model.mlp_width={solved.model.mlp_width}")
-    assert (solved.model.parameters, given.model.parameters) == (57_600, None)
+    assert (solved.model.parameters, given.model.parameters) == (70_000, None)
     assert solved.trial_id == given.trial_id
     assert solved.trial_id != composed("model=tiny", "variant=kda", "model.parameters=80_000").trial_id
 

@@ -39,7 +39,9 @@ def fitted(variant: VariantSpec, model: ModelSpec) -> ModelSpec:
         ConfigError: the budget is too small for the mixers and the embedding.
     """
     depth = model.depth
-    if depth is None and any(layer_cost(layer, variant, model, 1).state for layer in variant.layers(len(variant.pattern))):
+    if depth is None and any(
+        layer_cost(layer, variant, model, 1).state for layer in variant.layers(len(variant.pattern))
+    ):
         depth = model.recurrent_depth
     if depth is not None and model.mlp_width is not None:
         return replace(model, depth=depth, parameters=None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltalab.data.batch import IGNORE, Batch, make_task
 from deltalab.errors import ConfigError
@@ -58,6 +58,7 @@ class Trainer:
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
         computing = torch.compile(self.model, dynamic=False) if spec.train.compile else self.model
+        assert isinstance(computing, nn.Module), "a module compiles to one"
         self._replica = world.replica(computing)
         self._tick = (self.step, time.perf_counter())
 
