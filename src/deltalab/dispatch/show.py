@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deltalab.dispatch.progress import duration
+from deltalab.model.memory import training_memory
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
 from deltalab.study.design import generators
@@ -56,7 +57,7 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
             "baseline" if place == 0 and cell.budget is None else f"{cell.mismatch:+.2%}",
             _state(cell),
             f"{cell.flops_per_token:,}",
-            *_estimate(plan, cell),
+            *_estimate(plan, cell, launcher),
             _standing(plan, cell),
             _ids([*cell.trials.values()] or [t for seeds in cell.tuning.values() for t in seeds.values()], short),
         )
@@ -95,9 +96,9 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
                 "state_mismatch": cell.state_mismatch,
                 "cache_size": cell.cache_size,
                 "flops_per_token": cell.flops_per_token,
-                "trials": {seed: _trial_json(plan, trial) for seed, trial in cell.trials.items()},
+                "trials": {seed: _trial_json(plan, trial, launcher) for seed, trial in cell.trials.items()},
                 "tuning": {
-                    value: {seed: _trial_json(plan, trial) for seed, trial in seeds.items()}
+                    value: {seed: _trial_json(plan, trial, launcher) for seed, trial in seeds.items()}
                     for value, seeds in cell.tuning.items()
                 },
             }
@@ -128,13 +129,14 @@ def prefixes(trials: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _trial_json(plan: Plan, trial: str) -> dict[str, Any]:
+def _trial_json(plan: Plan, trial: str, launcher: LauncherSpec) -> dict[str, Any]:
     timing = plan.timings.get(trial)
     return {
         "id": trial,
         "state": plan.records[trial].state.value,
         "seconds": None if timing is None else timing.seconds(plan.specs[trial]),
         "memory_bytes": timing.memory if timing else None,
+        "memory_counted_bytes": _counted(plan, trial, launcher),
     }
 
 
@@ -149,14 +151,20 @@ def _state(cell: CellRecord) -> str:
     return " + ".join(parts)
 
 
-def _estimate(plan: Plan, cell: CellRecord) -> tuple[str, str]:
-    """Time and memory of one of the cell's trials."""
+def _estimate(plan: Plan, cell: CellRecord, launcher: LauncherSpec) -> tuple[str, str]:
+    """Time and memory of one of the cell's trials; memory that was not measured is counted, and has ≈ before it."""
     trials = [*cell.trials.values(), *(t for seeds in cell.tuning.values() for t in seeds.values())]
     timing = plan.timings.get(trials[0])
+    counted = f"≈ {_counted(plan, trials[0], launcher) / 2**30:.1f} GiB"
     if timing is None:
-        return "?", "?"
-    memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else "?"
+        return "?", counted
+    memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else counted
     return duration(timing.seconds(plan.specs[trials[0]])), memory
+
+
+def _counted(plan: Plan, trial: str, launcher: LauncherSpec) -> int:
+    """Peak bytes of a trial's process by arithmetic."""
+    return training_memory(plan.specs[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1).peak
 
 
 def _standing(plan: Plan, cell: CellRecord) -> str:
