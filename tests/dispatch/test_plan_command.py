@@ -159,7 +159,7 @@ def test_the_plan_as_json_is_whole(tmp_path: Path) -> None:
     assert baseline["parameters"] == wide["parameters"] > 1000
     assert baseline["flops_per_token"] > baseline["state_size"] > 0
     assert baseline["mismatch"] == pytest.approx(baseline["parameters"] / baseline["budget"] - 1)
-    assert (baseline["layers"], baseline["layer_state"], baseline["state_mismatch"]) == ({"mixer": 2}, 512, 0)
+    assert (baseline["layers"], baseline["layer_state"], baseline["state_mismatch"]) == ({"gated_delta": 2}, 512, 0)
     assert (baseline["cache_size"], baseline["waits_for_tuning"]) == (0, False)
     totals = plain["totals"]
     assert (totals["trials"], totals["states"]) == (4, {"completed": 1, "planned": 3})
