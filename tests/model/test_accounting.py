@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from deltalab.model.accounting import cost, solve_mlp_width
+from deltalab.model.accounting import cost
 from deltalab.model.language_model import LanguageModel
 from tests.specs import VARIANTS, trial
 
@@ -50,7 +50,7 @@ def test_the_papers_shape_has_the_papers_state(variant: str) -> None:
         assert (spec.model.mamba_head_dim, spec.model.d_state) == (64, 64)
 
 
-@pytest.mark.parametrize("model", ["tiny", "small"])
+@pytest.mark.parametrize("model", ["tiny", "20m"])
 def test_mamba_gets_the_state_of_gated_delta_layers(model: str) -> None:
     states = {
         cost(spec.variant, spec.model, 64).state
@@ -78,15 +78,3 @@ def test_a_window_bounds_the_cache_and_the_work() -> None:
     assert near.cache == 2 * 16 * 64
     assert far.cache == 2 * 512 * 64
     assert far.flops - near.flops == pytest.approx(4 * 64 * (256.5 - 16 + 16 * 15 / 2 / 512), abs=2)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_solved_width_comes_nearest_to_the_target(variant: str) -> None:
-    spec = trial(f"variant={variant}")
-
-    def miss(width: int) -> int:
-        model = trial(f"variant={variant}", f"model.mlp_width={width}").model
-        return abs(cost(spec.variant, model, 1).parameters - 70_000)
-
-    width = solve_mlp_width(spec.variant, spec.model, 70_000)
-    assert miss(width) <= min(miss(width - 1), miss(width + 1))

@@ -145,7 +145,8 @@ SAME = [
     "train.checkpoint_every=0", "eval.every=7", "variant.name=other", "train.loss_bound=9",
 ]  # fmt: skip
 OTHER = [
-    "train.batch_size=8", "train.accumulation=2", "train.precision=bf16", "variant=kda", "variant.pattern=[mixer,swa]",
+    "train.batch_size=8", "train.accumulation=2", "train.precision=bf16", "train.compile=true",
+    "train.activation_checkpointing=true", "variant=kda", "variant.pattern=[mixer,swa]",
     "model.d_model=32", "model.depth=3", "data.train_length=16", "data.test_length=32", "data=s3",
     "eval.sequences=16", "eval.batch_size=4", "variant=mamba2", "variant=transformer", "variant=mamba3",
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 A test builds every variant on the meta device and holds these counts against the modules.
 """
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import Decay, Erase, Layer, Narrowing, VariantSpec, Write
@@ -26,6 +27,14 @@ class Cost:
     cache: int = 0
     flops: int = 0
 
+    def __rmul__(self, count: int) -> "Cost":
+        return Cost(
+            parameters=count * self.parameters,
+            state=count * self.state,
+            cache=count * self.cache,
+            flops=count * self.flops,
+        )
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             parameters=self.parameters + other.parameters,
@@ -41,9 +50,9 @@ def cost(variant: VariantSpec, model: ModelSpec, length: int) -> Cost:
     total = Cost(
         parameters=model.vocab_size * model.d_model + model.d_model, flops=2 * model.vocab_size * model.d_model
     )
-    for layer in variant.layers(model.depth):
-        total += layer_cost(layer, variant, model, length)
-        total += Cost(parameters=model.d_model) + mlp_cost(model)
+    for layer, count in Counter(variant.layers(model.depth)).items():
+        block = layer_cost(layer, variant, model, length) + Cost(parameters=model.d_model) + mlp_cost(model)
+        total += count * block
     return total
 
 
@@ -140,11 +149,3 @@ def _mamba_shape(model: ModelSpec) -> tuple[int, int, int, int]:
     assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
     assert model.d_state, "and a d_state"
     return model.d_model, model.inner_width, model.d_state, model.inner_width // model.mamba_head_dim
-
-
-def solve_mlp_width(variant: VariantSpec, model: ModelSpec, parameters: int) -> int:
-    """The MLP width whose model comes nearest to a parameter count (at least 1)."""
-    length = 1  # parameters do not depend on it
-    one = cost(variant, replace(model, mlp_width=1), length).parameters
-    step = cost(variant, replace(model, mlp_width=2), length).parameters - one
-    return max(1, 1 + round((parameters - one) / step))

@@ -126,8 +126,9 @@ class VariantSpec:
                 said = f"{allowed} where no layer is gated_delta (variant.mixer={self.mixer.value})"
                 raise ConfigError(f"variant.{key}", found, said)
 
-    def layers(self, depth: int) -> list[Layer]:
-        """The token mixer of each of ``depth`` blocks: the pattern tiled, ``mixer`` by its name."""
+    def layers(self, depth: int | None) -> list[Layer]:
+        """The token mixer of each block of a resolved depth: the pattern tiled, ``mixer`` by its name."""
+        assert depth is not None, "a resolved ModelSpec has a depth"
         own = Layer(self.mixer.value)
         named = [own if layer is Layer.mixer else layer for layer in self.pattern]
         return [named[i % len(named)] for i in range(depth)]

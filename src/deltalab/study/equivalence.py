@@ -4,6 +4,7 @@ Every trial has a plainest one: fields that nothing reads are set to one value, 
 written in one. Trials with the same plainest trial are equivalent. Where that follows from:
 
     [mixer] over two layers          [gated_delta, gated_delta], or what else the variant's mixer is
+    depth and width                  the budget they were solved for
     no gated delta layer             the gates and that layer's widths
     no Mamba-3 layer                 rank
     no Mamba layer                   expand, mamba_head_dim, d_state
@@ -28,7 +29,7 @@ from functools import lru_cache
 
 from deltalab.spec.data import DataSpec, Group, StateTrackingSpec, TextSpec, Tokenizer, generated_group
 from deltalab.spec.eval import EvalSpec
-from deltalab.spec.model import ModelSpec
+from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.spec.variant import MAMBA, Decay, Erase, Layer, Mixer, Narrowing, VariantSpec, Write
@@ -79,7 +80,7 @@ def _variant(variant: VariantSpec, tiled: list[Layer]) -> VariantSpec:
 def _model(model: ModelSpec, variant: VariantSpec) -> ModelSpec:
     named = set(variant.pattern)
     decays = variant.decay is not Decay.none
-    unread = []
+    unread = [*BUDGETING]
     if Layer.gated_delta not in named:
         unread += ["head_dim", "value_dim"]
         model = replace(model, value_heads=model.heads)

@@ -22,7 +22,7 @@ from deltalab.track.journal import State
 FOLDER = "timings"
 SPEED = {
     "variant": ("rank", "decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
-    "train": ("batch_size", "accumulation", "precision"),
+    "train": ("batch_size", "accumulation", "precision", "activation_checkpointing", "compile"),
     "eval": ("sequences", "batch_size"),
 }
 """Of these parts of a spec only these fields decide speed; of model and data all."""

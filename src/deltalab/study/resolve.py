@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from deltalab.data.corpus import corpus_sha256
 from deltalab.errors import ConfigError
+from deltalab.model.matching import fitted
 from deltalab.spec.data import TextSpec
 from deltalab.spec.model import ModelSpec, decay_range_for
 from deltalab.spec.trial import TrialSpec
@@ -12,10 +13,11 @@ from deltalab.spec.variant import MAMBA
 
 def resolve(spec: TrialSpec) -> TrialSpec:
     """Vocabulary from the data, value heads from the heads, heads and state of Mamba layers from those of gated delta
-    layers, decay range from the training length, corpus hash.
+    layers, decay range from the training length, corpus hash; depth and MLP width from the budget.
 
     Raises:
-        ConfigError: the vocabulary asked for is smaller than the data's, or a corpus is not on this machine.
+        ConfigError: the vocabulary asked for is smaller than the data's, the budget is too small, or a corpus is not on
+            this machine.
     """
     model, data = spec.model, spec.data
     if isinstance(data, TextSpec) and data.corpus_sha256 is None:
@@ -26,11 +28,11 @@ def resolve(spec: TrialSpec) -> TrialSpec:
         value_heads=model.value_heads or model.heads,
         decay_range=model.decay_range or list(decay_range_for(data.train_length)),
     )
-    if not MAMBA.isdisjoint(spec.variant.layers(model.depth)):
+    if not MAMBA.isdisjoint(spec.variant.layers(len(spec.variant.pattern))):
         model = _with_mamba(model)
     if (model.vocab_size or 0) < data.vocab_size:
         raise ConfigError("model.vocab_size", model.vocab_size, f"null or at least the data's {data.vocab_size}")
-    return replace(spec, model=model, data=data)
+    return replace(spec, model=fitted(spec.variant, model), data=data)
 
 
 def _with_mamba(model: ModelSpec) -> ModelSpec:
