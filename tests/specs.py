@@ -7,6 +7,9 @@ from deltalab.spec.trial import TrialSpec
 from deltalab.study.resolve import resolve
 
 VARIANTS = sorted(path.stem for path in (load.CONF / "variant").glob("*.yaml"))
+BASELINES = ["mamba2", "mamba3", "mamba3_mimo", "transformer"]
+LATTICE = [name for name in VARIANTS if name not in BASELINES]
+"""The variants whose mixer is the gated delta rule."""
 
 TINY = ("train=smoke", "eval.sequences=8", "model.mlp_width=16")
 

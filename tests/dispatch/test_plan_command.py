@@ -17,6 +17,7 @@ from rich.console import Console
 from deltalab.dispatch.launch import Request, launch_jobs, plan_and_launch, plan_study
 from deltalab.dispatch.show import MIN_PREFIX, plan_json, prefixes, show_plan
 from deltalab.errors import UsageError
+from deltalab.model.memory import training_memory
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec, SlurmSpec
 from deltalab.spec.study_file import read_study
@@ -146,19 +147,23 @@ def test_the_plan_as_json_is_whole(tmp_path: Path) -> None:
     assert twin["equivalent"] == "narrowing=project range=1"
     assert twin["trials"] == baseline["trials"]
     assert list(wide["trials"]) == ["0", "1"]
-    assert baseline["trials"]["0"].keys() == {"id", "state", "seconds", "memory_bytes"}
+    assert baseline["trials"]["0"].keys() == {"id", "state", "seconds", "memory_bytes", "memory_counted_bytes"}
     assert (baseline["trials"]["0"]["id"], baseline["trials"]["0"]["state"]) == (trials[0], "completed")
     assert baseline["trials"]["1"]["seconds"] == pytest.approx(3600 * 20 / 19, rel=0.1)
     assert baseline["trials"]["1"]["memory_bytes"] == 3 * 2**30
+    assert baseline["trials"]["1"]["memory_counted_bytes"] == training_memory(plan.specs[trials[1]], gpu=False).peak
     assert baseline["parameters"] == wide["parameters"] > 1000
     assert baseline["flops_per_token"] > baseline["state_size"] > 0
-    assert (baseline["mismatch"], baseline["cache_size"], baseline["waits_for_tuning"]) == (0, 0, False)
+    assert baseline["mismatch"] == pytest.approx(baseline["parameters"] / baseline["budget"] - 1)
+    assert (baseline["layers"], baseline["layer_state"], baseline["state_mismatch"]) == ({"gated_delta": 2}, 512, 0)
+    assert (baseline["cache_size"], baseline["waits_for_tuning"]) == (0, False)
     totals = plain["totals"]
     assert (totals["trials"], totals["states"]) == (4, {"completed": 1, "planned": 3})
     assert totals["worker_seconds"] == sum(
         cell["trials"][seed]["seconds"] for cell, seed in ((baseline, "1"), (wide, "0"), (wide, "1"))
     )
-    assert (totals["gpu_hours"], totals["money"], totals["largest_mismatch"]) == (None, None, 0)
+    assert (totals["gpu_hours"], totals["money"]) == (None, None)
+    assert totals["largest_mismatch"] == abs(baseline["mismatch"])
 
 
 def test_totals_count_gpus_and_money_as_far_as_times_are_known(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from deltalab.mixers.short_conv import ShortConvolution
 from deltalab.model.block import make_mixer
 from deltalab.model.init import initialise
 from deltalab.spec.variant import Layer
-from tests.specs import VARIANTS, trial
+from tests.specs import LATTICE, VARIANTS, trial
 
 CASES = [(Layer.mixer, variant) for variant in VARIANTS] + [(Layer.swa, "kda"), (Layer.attention, "kda")]
 
 
 def mixer(layer: Layer, *overrides: str) -> torch.nn.Module:
     spec = trial(*overrides, "model.window=5")
-    module = make_mixer(layer, spec.variant, spec.model)
+    own, *_ = spec.variant.layers(1)
+    module = make_mixer(own if layer is Layer.mixer else layer, spec.variant, spec.model)
     initialise(module, spec.model, 0)
     return module.double()
 
@@ -80,7 +81,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("narrowing", ["pool", "project"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LATTICE)
 def test_granularity_is_as_the_variant_says(variant: str, narrowing: str) -> None:
     _, values = gates(f"variant={variant}", f"variant.narrowing={narrowing}")
     assert tuple(None if gate is None else gate.ndim for gate in values) == SHAPES[variant]

@@ -124,7 +124,7 @@ def test_gpu_compiled_flex_attention(
 ) -> None:
     x = inputs(length, dtype, "cuda", 64)
     exact = [part.detach().double().requires_grad_() for part in x]
-    for got, want in zip(
-        with_gradients(ours(window, cuts), x), with_gradients(by_definition(window, cuts), exact), strict=True
-    ):
-        assert (got - want).norm() <= (2e-2 if dtype is torch.bfloat16 else 5e-3) * want.norm()
+    wanted = with_gradients(by_definition(window, cuts), exact)
+    least = 1e-2 * max(want.norm() for want in wanted)  # a token that sees itself alone gives q and k no gradient
+    for got, want in zip(with_gradients(ours(window, cuts), x), wanted, strict=True):
+        assert (got - want).norm() <= (2e-2 if dtype is torch.bfloat16 else 5e-3) * max(want.norm(), least)

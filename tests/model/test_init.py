@@ -39,6 +39,21 @@ def test_decay_starts_in_its_range() -> None:
     assert dt.max().item() <= 0.02 * (1 + 1e-5)
 
 
+def test_mamba_starts_where_its_authors_do() -> None:
+    ranges = ("model.decay_range=[2,4]", "model.dt_range=[0.01,0.02]", "model.conv_width=4")
+    values = {name.removeprefix("blocks.0.mixer."): x for name, x in built("variant=mamba2", *ranges).items()}
+    assert 2 <= values["a"].exp().min() < values["a"].exp().max() <= 4
+    dt = torch.nn.functional.softplus(values["delta"])
+    assert 0.01 * (1 - 1e-5) <= dt.min() < dt.max() <= 0.02 * (1 + 1e-5)
+    assert values["skip"].eq(1).all()
+    for name in ("conv.weight", "conv_bias"):
+        assert 0.4 < values[name].abs().max() <= 0.5
+    values = {name.removeprefix("blocks.0.mixer."): x for name, x in built("variant=mamba3_mimo", *ranges).items()}
+    for name, start in {"rank_in": 0.25, "rank_gate": 1, "rank_out": 0.25, "B_bias": 1, "C_bias": 1, "skip": 1}.items():
+        assert values[name].eq(start).all(), name
+    assert "a" not in values
+
+
 def test_linear_layers_are_xavier_uniform_with_the_papers_gain() -> None:
     weight = built()["blocks.0.mixer.qkv.weight"]
     bound = 2**-2.5 * math.sqrt(6 / sum(weight.shape))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from deltalab.spec.data import RecallSpec, StateTrackingSpec, TextSpec
 from deltalab.spec.launcher import Device
+from deltalab.spec.model import BUDGETING
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.equivalence import classes, equivalence_key, plainest
 from deltalab.track import journal
@@ -69,6 +70,8 @@ NO_DECAY = ("variant=delta_net",)
 ATTENTION = ("variant.pattern=[attention]",)
 WINDOWS = ("variant.pattern=[swa]",)
 RECURRENT = ("variant.pattern=[mixer]",)
+MAMBA2 = ("variant=mamba2", "variant.pattern=[mixer]")
+MAMBA3 = ("variant=mamba3_mimo", "variant.pattern=[mixer]")
 GLA = "variant=gated_linear_attention"
 S3 = "data.generators=[[1,0,2],[1,2,0]]"
 
@@ -108,6 +111,28 @@ EQUIVALENT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ATTENTION,
         (*ATTENTION, "model.head_dim=8", "model.value_dim=4", "model.value_heads=4", "model.conv_width=0"),
     ),
+    "a mixer by its name": (RECURRENT, ("variant.pattern=[gated_delta]",)),
+    "a baseline by its name": (MAMBA2, (GLA, "variant.pattern=[mamba2]")),
+    "gates without a gated delta layer": (
+        ("variant=kda", "variant.pattern=[mamba3]"),
+        (CHANNEL, "variant.pattern=[mamba3]"),
+    ),
+    "rank without Mamba-3": (("variant=mamba3_mimo", "variant.pattern=[swa]"), WINDOWS),
+    "attention as a mixer": (("variant=transformer", "variant.pattern=[mixer]"), ATTENTION),
+    "widths of gated delta layers beside Mamba": (
+        MAMBA2,
+        (*MAMBA2, "model.head_dim=32", "model.d_state=4", "model.value_heads=4"),
+    ),
+    "heads of Mamba layers": (
+        (*MAMBA2, "model.mamba_head_dim=16", "model.d_state=4"),
+        (*MAMBA2, "model.mamba_head_dim=16", "model.d_state=4", "model.heads=4"),
+    ),
+    "widths of Mamba layers without one": (
+        RECURRENT,
+        (*RECURRENT, "model.expand=3", "model.mamba_head_dim=8", "model.d_state=6"),
+    ),
+    "Mamba-3 has no convolution": (MAMBA3, (*MAMBA3, "model.conv_width=0")),
+    "decay_range with Mamba-3": (MAMBA3, (*MAMBA3, "model.decay_range=[1,2]")),
     "decay_range without mixer": (ATTENTION, (*ATTENTION, "model.decay_range=[1,2]", "model.dt_range=[0.2,0.3]")),
     "window without sliding-window layers": (RECURRENT, (*RECURRENT, "model.window=4")),
     "window beside full attention": (
@@ -173,6 +198,11 @@ DIFFERENT = [
 ]  # fmt: skip
 RECALL = ("data=recall", "data.train_length=64", "data.test_length=64")
 DIFFERENT_RECALL = ["data.pairs=4", "data.overwrites=2", "data.vocab=32", "data.gap_power=1"]
+DIFFERENT_MAMBA2 = [
+    "model.expand=3", "model.mamba_head_dim=8", "model.d_state=6", "model.conv_width=2", "model.decay_range=[1,2]",
+    "model.dt_range=[0.5,0.6]", "variant.mixer=mamba3", "model.heads=4",
+]  # fmt: skip
+DIFFERENT_MAMBA3 = ["variant.rank=2", "model.d_state=8", "model.dt_range=[0.5,0.6]", "variant.mixer=mamba2"]
 DIFFERENT_TEXT = ["data.corpus=docstrings", "data.tokenizer=bpe", "data.corpus_sha256=" + "0" * 64]
 
 
@@ -181,6 +211,16 @@ def test_a_field_with_an_effect_changes_key_and_numbers(change: str, train: Trai
     base, changed = small(), small(change)
     assert equivalence_key(base) != equivalence_key(changed)
     assert train(base) != train(changed)
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [(MAMBA2, change) for change in DIFFERENT_MAMBA2] + [(MAMBA3, change) for change in DIFFERENT_MAMBA3],
+)
+def test_a_field_of_mamba_changes_key_and_numbers(base: tuple[str, ...], change: str, train: Train) -> None:
+    changed = (*base, change, *(("variant.rank=1",) if change == "variant.mixer=mamba2" else ()))
+    assert equivalence_key(small(*base)) != equivalence_key(small(*changed))
+    assert train(small(*base)) != train(small(*changed))
 
 
 def test_the_shape_of_a_forward_pass_is_taken_to_matter() -> None:
@@ -214,8 +254,14 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
     nodes = [(name, getattr(spec, name)) for name in ("variant", "model", "train", "eval")]
     nodes += [("data", kind) for kind in (StateTrackingSpec, RecallSpec, TextSpec)]
     fields = {f"{name}.{field.name}" for name, node in nodes for field in dataclasses.fields(node)} | {"seed"}
-    tried = {change.split("=")[0] for change in (*DIFFERENT, *DIFFERENT_RECALL, *DIFFERENT_TEXT)}
-    assert fields - tried == {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
+    tried = {
+        change.split("=")[0]
+        for change in (*DIFFERENT, *DIFFERENT_RECALL, *DIFFERENT_MAMBA2, *DIFFERENT_MAMBA3, *DIFFERENT_TEXT)
+    }
+    silent = {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
+    silent |= {f"model.{key}" for key in BUDGETING}
+    kept_apart = {"train.activation_checkpointing", "train.compile"}  # who varies these compares time and memory
+    assert fields - tried == silent | kept_apart
 
 
 ANY = {

@@ -145,9 +145,10 @@ SAME = [
     "train.checkpoint_every=0", "eval.every=7", "variant.name=other", "train.loss_bound=9",
 ]  # fmt: skip
 OTHER = [
-    "train.batch_size=8", "train.accumulation=2", "train.precision=bf16", "variant=kda", "variant.pattern=[mixer,swa]",
+    "train.batch_size=8", "train.accumulation=2", "train.precision=bf16", "train.compile=true",
+    "train.activation_checkpointing=true", "variant=kda", "variant.pattern=[mixer,swa]",
     "model.d_model=32", "model.depth=3", "data.train_length=16", "data.test_length=32", "data=s3",
-    "eval.sequences=16", "eval.batch_size=4",
+    "eval.sequences=16", "eval.batch_size=4", "variant=mamba2", "variant=transformer", "variant=mamba3",
 ]  # fmt: skip
 
 
@@ -161,6 +162,12 @@ def test_what_does_not_change_a_steps_time_shares_a_measurement(change: str) -> 
 @pytest.mark.parametrize("change", OTHER)
 def test_what_changes_a_steps_time_has_a_measurement_of_its_own(change: str) -> None:
     assert estimates.key(trial(change)) != estimates.key(trial())
+
+
+def test_a_rank_has_a_measurement_of_its_own() -> None:
+    one, four = trial("variant=mamba3"), trial("variant=mamba3_mimo")
+    assert estimates.key(one) != estimates.key(four)
+    assert estimates.key(four) == estimates.key(trial("variant=mamba3", "variant.rank=4"))
 
 
 @pytest.mark.parametrize(("steps", "every"), [(20, 0), (20, 5), (20, 6), (20, 20), (20, 30), (1, 1)])

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deltalab.dispatch.progress import duration
+from deltalab.model.memory import training_memory
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
 from deltalab.study.design import generators
@@ -19,6 +20,8 @@ from deltalab.wording import many
 
 WORDS = {State.planned: "would run", State.preempted: "would resume", State.lost: "lost, would resume"}
 """States of a plan that are said otherwise than they are called."""
+FIGURES = ("MLP", "parameters", "Δ", "state + cache", "FLOPs/token", "time/trial", "memory")
+"""Columns of a plan with a cell's shape and costs."""
 SHOWN_IDS = 4
 MIN_PREFIX = 5
 
@@ -35,7 +38,8 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     factors = list(plan.study.factors)
     for factor in factors:
         table.add_column(factor)
-    for column in ("parameters", "Δ", "state", "cache", "FLOPs/token", "time/trial", "memory"):
+    table.add_column("layers")
+    for column in FIGURES:
         table.add_column(column, justify="right")
     table.add_column("trials")
     table.add_column("ids")
@@ -43,16 +47,17 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     for place, cell in enumerate(plan.cells):
         levels = [cell.levels.get(factor, "") for factor in factors] or [cell.name]
         if cell.excluded is not None:
-            table.add_row(*levels, *[""] * 7, f"excluded: {cell.excluded}", style="dim")
+            table.add_row(*levels, *[""] * (1 + len(FIGURES)), f"excluded: {cell.excluded}", style="dim")
             continue
         table.add_row(
             *(levels if factors else []),
+            " + ".join(f"{count} {layer}" for layer, count in cell.layers.items()),
+            str(cell.mlp_width),
             f"{cell.parameters:,}",
-            "baseline" if place == 0 else f"{cell.mismatch:+.2%}",
-            f"{cell.state_size:,}",
-            f"{cell.cache_size:,}",
+            "baseline" if place == 0 and cell.budget is None else f"{cell.mismatch:+.2%}",
+            _state(cell),
             f"{cell.flops_per_token:,}",
-            *_estimate(plan, cell),
+            *_estimate(plan, cell, launcher),
             _standing(plan, cell),
             _ids([*cell.trials.values()] or [t for seeds in cell.tuning.values() for t in seeds.values()], short),
         )
@@ -80,14 +85,20 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
                 "equivalent": cell.equivalent,
                 "tuned": cell.tuned,
                 "waits_for_tuning": cell.waits,
+                "layers": cell.layers,
+                "mlp_width": cell.mlp_width,
                 "parameters": cell.parameters,
+                "budget": cell.budget,
+                "budget_vocab": cell.budget_vocab,
                 "mismatch": cell.mismatch,
                 "state_size": cell.state_size,
+                "layer_state": cell.layer_state,
+                "state_mismatch": cell.state_mismatch,
                 "cache_size": cell.cache_size,
                 "flops_per_token": cell.flops_per_token,
-                "trials": {seed: _trial_json(plan, trial) for seed, trial in cell.trials.items()},
+                "trials": {seed: _trial_json(plan, trial, launcher) for seed, trial in cell.trials.items()},
                 "tuning": {
-                    value: {seed: _trial_json(plan, trial) for seed, trial in seeds.items()}
+                    value: {seed: _trial_json(plan, trial, launcher) for seed, trial in seeds.items()}
                     for value, seeds in cell.tuning.items()
                 },
             }
@@ -118,24 +129,42 @@ def prefixes(trials: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _trial_json(plan: Plan, trial: str) -> dict[str, Any]:
+def _trial_json(plan: Plan, trial: str, launcher: LauncherSpec) -> dict[str, Any]:
     timing = plan.timings.get(trial)
     return {
         "id": trial,
         "state": plan.records[trial].state.value,
         "seconds": None if timing is None else timing.seconds(plan.specs[trial]),
         "memory_bytes": timing.memory if timing else None,
+        "memory_counted_bytes": _counted(plan, trial, launcher),
     }
 
 
-def _estimate(plan: Plan, cell: CellRecord) -> tuple[str, str]:
-    """Time and memory of one of the cell's trials."""
+def _state(cell: CellRecord) -> str:
+    """Recurrent layers × floats of each, how far these are off, and what attention layers keep."""
+    parts = []
+    if cell.layer_state:
+        off = f" ({cell.state_mismatch:+.2%})" if cell.state_mismatch else ""
+        parts.append(f"{cell.state_size // cell.layer_state} × {cell.layer_state:,}{off}")
+    if cell.cache_size:
+        parts.append(f"{cell.cache_size:,}")
+    return " + ".join(parts)
+
+
+def _estimate(plan: Plan, cell: CellRecord, launcher: LauncherSpec) -> tuple[str, str]:
+    """Time and memory of one of the cell's trials; memory that was not measured is counted, and has ≈ before it."""
     trials = [*cell.trials.values(), *(t for seeds in cell.tuning.values() for t in seeds.values())]
     timing = plan.timings.get(trials[0])
+    counted = f"≈ {_counted(plan, trials[0], launcher) / 2**30:.1f} GiB"
     if timing is None:
-        return "?", "?"
-    memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else "?"
+        return "?", counted
+    memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else counted
     return duration(timing.seconds(plan.specs[trials[0]])), memory
+
+
+def _counted(plan: Plan, trial: str, launcher: LauncherSpec) -> int:
+    """Peak bytes of a trial's process by arithmetic."""
+    return training_memory(plan.specs[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1).peak
 
 
 def _standing(plan: Plan, cell: CellRecord) -> str:
@@ -181,12 +210,22 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
         )
     elif (seconds := plan.seconds(plan.specs)) is not None and seconds > 0:
         lines.append(f"about {_cost(plan, launcher)} to go{' for the trials known so far' if plan.waiting else ''}")
-    run = [cell for cell in plan.cells if cell.excluded is None]
-    if len(run) > 1:
-        worst = max(run, key=lambda cell: abs(cell.mismatch))
-        apart = f"differ from the baseline's by {abs(worst.mismatch):.2%} at most ({worst.name})"
-        lines.append(f"parameters {apart if worst.mismatch else 'are equal in every cell'}")
-    return lines
+    return lines + _matching([cell for cell in plan.cells if cell.excluded is None])
+
+
+def _matching(cells: list[CellRecord]) -> list[str]:
+    """How far the cells are from what they should be equal in."""
+    worst = max(cells, key=lambda cell: abs(cell.mismatch))
+    wanted = "the baseline's"
+    if worst.budget is not None:
+        wanted = f"the budget of {worst.budget:,}"
+        wanted += f" with a vocabulary of {worst.budget_vocab:,}" if worst.budget_vocab else ""
+    elif len(cells) == 1:
+        return []
+    if len(cells) > 1 and len({cell.parameters for cell in cells}) == 1:
+        return ["parameters are equal in every cell"]
+    named = f" at most ({worst.name})" if len(cells) > 1 else ""
+    return [f"parameters differ from {wanted} by {abs(worst.mismatch):.2%}{named}"]
 
 
 def _cost(plan: Plan, launcher: LauncherSpec) -> str:

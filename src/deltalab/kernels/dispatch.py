@@ -102,15 +102,15 @@ def decode_step(
     """
     width, values = state.shape[2:]
     raw: dict[str, Any] = {"decay": decay, "erase_range": erase_range, "write_sigmoid": write_sigmoid}
+    past = {"conv_weight": conv_weight, "conv_state": conv_state}
     form, _ = choose(qkv[..., :width], qkv[..., :values])
     if form != "triton":
         g, b, w = activate_gates(g, b, w, **raw)
-        past = {"conv_weight": conv_weight, "conv_state": conv_state}
         return decode.decode_step(qkv, state, heads=heads, g=g, b=b, w=w, **past)
     from deltalab.kernels.triton.decode import decode_step as fused
 
-    past = {"conv_weight": conv_weight, "conv_state": conv_state, "arrivals": arrivals}
-    return fused(qkv, state, heads=heads, g=g, b=b, w=w, silu=True, normalize=True, **past, **raw)
+    gates = {"g": g, "b": b, "w": w, **raw}
+    return fused(qkv, state, heads=heads, silu=True, normalize=True, arrivals=arrivals, **past, **gates)
 
 
 def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:

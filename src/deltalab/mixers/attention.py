@@ -23,10 +23,7 @@ class Attention(TokenMixer):
         length = x_BTD.shape[1]
         qkv = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, d]
-        if cu_seqlens is None:
-            position = torch.arange(length, device=x_BTD.device)
-        else:
-            position = tokens_before(cu_seqlens, length)
+        position = torch.arange(length, device=q.device) if cu_seqlens is None else tokens_before(cu_seqlens, length)
         q, k = rotate(q, position, self.rope_base), rotate(k, position, self.rope_base)
         if cache is not None:
             fill(cache, k.detach(), v.detach(), cu_seqlens)

@@ -44,10 +44,13 @@ class GatedDelta(TokenMixer):
         qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
         q, k = qk.unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=-2)
         v = v.unflatten(-1, (self.value_heads, -1))
-        raw, keep = self.gates.raw(x_BTD)._asdict(), cache is not None
         o, state = gated_delta_rule(
-            q, k, v, **raw, normalize=True, cu_seqlens=cu_seqlens, output_final_state=keep
-        )  # fmt: skip
+            *(q, k, v),
+            **self.gates.raw(x_BTD)._asdict(),
+            normalize=True,
+            cu_seqlens=cu_seqlens,
+            output_final_state=cache is not None,
+        )
         if cache is not None and state is not None:
             cache["state"].copy_(state.detach())
         return self._output(o, x_BTD)

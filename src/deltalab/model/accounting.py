@@ -3,7 +3,8 @@
 A test builds every variant on the meta device and holds these counts against the modules.
 """
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import Decay, Erase, Layer, Narrowing, VariantSpec, Write
@@ -26,6 +27,14 @@ class Cost:
     cache: int = 0
     flops: int = 0
 
+    def __rmul__(self, count: int) -> "Cost":
+        return Cost(
+            parameters=count * self.parameters,
+            state=count * self.state,
+            cache=count * self.cache,
+            flops=count * self.flops,
+        )
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             parameters=self.parameters + other.parameters,
@@ -41,11 +50,21 @@ def cost(variant: VariantSpec, model: ModelSpec, length: int) -> Cost:
     total = Cost(
         parameters=model.vocab_size * model.d_model + model.d_model, flops=2 * model.vocab_size * model.d_model
     )
-    for i in range(model.depth):
-        layer = variant.pattern[i % len(variant.pattern)]
-        total += gated_delta_cost(variant, model) if layer is Layer.mixer else attention_cost(layer, model, length)
-        total += Cost(parameters=model.d_model) + mlp_cost(model)
+    for layer, count in Counter(variant.layers(model.depth)).items():
+        block = layer_cost(layer, variant, model, length) + Cost(parameters=model.d_model) + mlp_cost(model)
+        total += count * block
     return total
+
+
+def layer_cost(layer: Layer, variant: VariantSpec, model: ModelSpec, length: int) -> Cost:
+    """Cost of the mixer of an entry of ``VariantSpec.layers``."""
+    if layer is Layer.gated_delta:
+        return gated_delta_cost(variant, model)
+    if layer is Layer.mamba2:
+        return mamba2_cost(model)
+    if layer is Layer.mamba3:
+        return mamba3_cost(variant.rank, model)
+    return attention_cost(layer, model, length)
 
 
 def _linear(*shapes: tuple[int, int]) -> Cost:
@@ -99,9 +118,34 @@ def _gate_cost(variant: VariantSpec, model: ModelSpec) -> Cost:
     return total
 
 
-def solve_mlp_width(variant: VariantSpec, model: ModelSpec, parameters: int) -> int:
-    """The MLP width whose model comes nearest to a parameter count (at least 1)."""
-    length = 1  # parameters do not depend on it
-    one = cost(variant, replace(model, mlp_width=1), length).parameters
-    step = cost(variant, replace(model, mlp_width=2), length).parameters - one
-    return max(1, 1 + round((parameters - one) / step))
+def mamba2_cost(model: ModelSpec) -> Cost:
+    """The Mamba-2 mixer: projections, convolution, step and decay, recurrence, skip, norm and output."""
+    d, inner, n, heads = _mamba_shape(model)
+    channels = inner + 2 * n
+    taps = Cost(parameters=channels * (model.conv_width + 1), flops=2 * channels * model.conv_width)
+    return (
+        _linear((inner + channels + heads, d), (d, inner))
+        + (taps if model.conv_width else Cost())
+        + Cost(parameters=3 * heads + inner, state=inner * n, flops=5 * inner * n + 2 * inner)
+    )
+
+
+def mamba3_cost(rank: int, model: ModelSpec) -> Cost:
+    """The Mamba-3 mixer of rank R: every step decays and turns the state, writes twice (the past half of the step and
+    its own) and reads once, each R times."""
+    d, inner, n, heads = _mamba_shape(model)
+    turning = max(1, n // 4)
+    cells = inner * n
+    recurrence = (6 * rank + 1) * cells + 6 * turning * inner
+    return (
+        _linear((2 * inner + 2 * rank * n + 3 * heads + turning, d), (d, inner))
+        + Cost(parameters=2 * heads + 2 * n + 2 * rank * heads * n, state=cells, flops=recurrence + 2 * rank * inner)
+        + (Cost(parameters=3 * rank * inner, flops=4 * rank * inner) if rank > 1 else Cost())
+    )
+
+
+def _mamba_shape(model: ModelSpec) -> tuple[int, int, int, int]:
+    """Width of the residual stream, inner width, state channels, heads."""
+    assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
+    assert model.d_state, "and a d_state"
+    return model.d_model, model.inner_width, model.d_state, model.inner_width // model.mamba_head_dim

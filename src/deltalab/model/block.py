@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from deltalab.mixers.attention import Attention
 from deltalab.mixers.base import Cache, TokenMixer
 from deltalab.mixers.gated_delta import GatedDelta
+from deltalab.mixers.mamba2 import Mamba2
+from deltalab.mixers.mamba3 import Mamba3
 from deltalab.spec.model import ModelSpec
 from deltalab.spec.variant import Layer, VariantSpec
 
@@ -46,9 +48,11 @@ class Block(nn.Module):
 
 
 def make_mixer(layer: Layer, variant: VariantSpec, model: ModelSpec) -> TokenMixer:
-    """The mixer an entry of the layer pattern stands for."""
+    """The mixer of an entry of ``VariantSpec.layers``."""
     makers = {
-        Layer.mixer: lambda: GatedDelta(variant, model),
+        Layer.gated_delta: lambda: GatedDelta(variant, model),
+        Layer.mamba2: lambda: Mamba2(model),
+        Layer.mamba3: lambda: Mamba3(variant.rank, model),
         Layer.swa: lambda: Attention(model, model.window),
         Layer.attention: lambda: Attention(model, None),
     }

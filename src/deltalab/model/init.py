@@ -1,7 +1,9 @@
 """Initial values, each parameter from its own stream: the same seed, name and shape give the same values in every cell.
 
 Linear layers Xavier uniform with gain 2^−2.5; exp(a) uniform in the decay range; δ the inverse softplus of a
-log-uniform step; norms one; embedding N(0, 0.02²) (arXiv 2605.22791, App. C).
+log-uniform step; norms one; embedding N(0, 0.02²) (arXiv 2605.22791, App. C). Of Mamba layers besides: the skip D and
+the biases of B and C one, the bias of the convolution as its weights, rank R taken apart and put together as means
+(arXiv 2405.21060, 2603.15569 and the authors' code).
 """
 
 import hashlib
@@ -49,7 +51,11 @@ def _draw(name: str, shape: torch.Size, model: ModelSpec, generator: torch.Gener
         low, high = (math.log(bound) for bound in model.dt_range)
         dt = (low + (high - low) * torch.rand(shape, generator=generator)).exp()
         return dt + (-torch.expm1(-dt)).log()  # softplus⁻¹
-    if len(shape) == 1:
+    if kind in ("rank_in", "rank_out"):
+        return torch.full(shape, 1 / shape[0])
+    if kind == "conv_bias":
+        return (2 * torch.rand(shape, generator=generator) - 1) * model.conv_width**-0.5
+    if len(shape) != 2:
         return torch.ones(shape)
     bound = shape[1] ** -0.5 if ".conv." in name else GAIN * math.sqrt(6 / (shape[0] + shape[1]))
     return (2 * torch.rand(shape, generator=generator) - 1) * bound

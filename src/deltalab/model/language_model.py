@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deltalab.model.block import Block
 from deltalab.model.cache import ModelCache
@@ -16,12 +17,14 @@ class LanguageModel(nn.Module):
     Args:
         variant: which mixers; its pattern is tiled over ``model.depth`` blocks.
         model: shape; ``vocab_size`` must be resolved.
+        checkpointing: in training keep only each block's input for the backward pass, which computes it again.
     """
 
-    def __init__(self, variant: VariantSpec, model: ModelSpec) -> None:
+    def __init__(self, variant: VariantSpec, model: ModelSpec, checkpointing: bool = False) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         assert model.vocab_size is not None, "a resolved ModelSpec has a vocab_size"
-        layers = [variant.pattern[i % len(variant.pattern)] for i in range(model.depth)]
+        layers = variant.layers(model.depth)
         self.embedding = nn.Parameter(torch.empty(model.vocab_size, model.d_model))
         self.blocks = nn.ModuleList(Block(layer, variant, model) for layer in layers)
         self.norm = nn.RMSNorm(model.d_model, eps=model.norm_eps)
@@ -33,8 +36,12 @@ class LanguageModel(nn.Module):
     def features(self, tokens_BT: Tensor, cu_seqlens: Tensor | None = None, cache: ModelCache | None = None) -> Tensor:
         """int64 [B, T] → what the head reads, [B, T, D]; a fresh ``cache`` is filled for ``step``."""
         x_BTD = F.embedding(tokens_BT, self.embedding)
+        saving = self.checkpointing and self.training and torch.is_grad_enabled() and cache is None
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, cu_seqlens, None if cache is None else cache.layers[index])
+            if saving:  # no layer draws random numbers
+                x_BTD = checkpoint(block, x_BTD, cu_seqlens, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = block(x_BTD, cu_seqlens, None if cache is None else cache.layers[index])
         if cache is not None:
             cache.tokens = tokens_BT.shape[1] if cu_seqlens is None else int(cu_seqlens.diff().max())
         return self.norm(x_BTD)

@@ -29,6 +29,9 @@ class TrainSpec:
         beta2: second-moment decay of AdamW.
         clip: bound of the gradient's global norm.
         precision: fp32 or bf16 autocast.
+        activation_checkpointing: keep only the input of each block for the backward pass, which computes the block
+            again: the same numbers in less memory and about a third more time.
+        compile: let torch.compile fuse the model's forward and backward pass; evaluation is not compiled.
         log_every: steps between logged training metrics.
         checkpoint_every: steps between checkpoints; 0 writes one only when the run is asked to stop.
         loss_bound: a loss above it, or NaN, ends the trial as diverged.
@@ -45,6 +48,8 @@ class TrainSpec:
     beta2: float = 0.95
     clip: float = 1.0
     precision: Precision = Precision.fp32
+    activation_checkpointing: bool = False
+    compile: bool = False
     log_every: int = 20
     checkpoint_every: int = 200
     loss_bound: float = 50.0

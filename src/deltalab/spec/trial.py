@@ -11,9 +11,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from deltalab.errors import ConfigError
 from deltalab.spec.data import DataSpec, RecallSpec, StateTrackingSpec, TextSpec
 from deltalab.spec.eval import EvalSpec
-from deltalab.spec.model import ModelSpec
+from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
-from deltalab.spec.variant import VariantSpec
+from deltalab.spec.variant import Layer, VariantSpec
 
 T = TypeVar("T")
 
@@ -38,9 +38,13 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         whole_seed(self.seed)
-        if len(self.variant.pattern) > self.model.depth:
+        if self.model.depth is not None and len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
+        if Layer.mamba3 in self.variant.layers(len(self.variant.pattern)) and (self.model.d_state or 0) % 2:
+            raise ConfigError(
+                "model.d_state", self.model.d_state, "even with mamba3 layers, whose state turns in pairs"
+            )
 
     @property
     def task(self) -> str:
@@ -69,9 +73,12 @@ class TrialSpec:
 
     @property
     def trial_id(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label left out."""
+        """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label and the way its widths were
+        found left out."""
         plain = self.to_dict()
         del plain["variant"]["name"]
+        for key in BUDGETING:
+            del plain["model"][key]
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

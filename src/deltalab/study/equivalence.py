@@ -3,10 +3,15 @@
 Every trial has a plainest one: fields that nothing reads are set to one value, and what is written in two ways is
 written in one. Trials with the same plainest trial are equivalent. Where that follows from:
 
-    no mixer in the pattern          the gates, the mixer's widths, its convolution and its ranges
+    [mixer] over two layers          [gated_delta, gated_delta], or what else the variant's mixer is
+    depth and width                  the budget they were solved for
+    no gated delta layer             the gates and that layer's widths
+    no Mamba-3 layer                 rank
+    no Mamba layer                   expand, mamba_head_dim, d_state
+    neither, and no attention        heads
+    no layer with a convolution      conv_width
     no scalar gate of its own        narrowing (a tied write gate is the erase gate's)
-    no decay                         decay_range, dt_range
-    [mixer] over two layers          [mixer, mixer]
+    no decay, its rate or its step   decay_range, dt_range
     a window over the longest row    full attention; no window left: model.window
     no attention                     rope_base
     a group and its generators       its elements are what tokens are made of
@@ -24,10 +29,10 @@ from functools import lru_cache
 
 from deltalab.spec.data import DataSpec, Group, StateTrackingSpec, TextSpec, Tokenizer, generated_group
 from deltalab.spec.eval import EvalSpec
-from deltalab.spec.model import ModelSpec
+from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import TrialSpec
-from deltalab.spec.variant import Decay, Erase, Layer, Narrowing, VariantSpec, Write
+from deltalab.spec.variant import MAMBA, Decay, Erase, Layer, Mixer, Narrowing, VariantSpec, Write
 
 
 def equivalence_key(spec: TrialSpec) -> str:
@@ -49,10 +54,10 @@ def classes(keys: Mapping[str, str]) -> dict[str, str]:
 def plainest(spec: TrialSpec) -> TrialSpec:
     """The trial that stands for all that compute the same numbers as this resolved one."""
     longest = max(spec.data.train_length, spec.data.test_length)
-    tiled = [spec.variant.pattern[i % len(spec.variant.pattern)] for i in range(spec.model.depth)]
+    tiled = spec.variant.layers(spec.model.depth)
     if spec.model.window >= longest:
         tiled = [Layer.attention if layer is Layer.swa else layer for layer in tiled]
-    variant = _variant(replace(spec.variant, pattern=tiled))
+    variant = _variant(spec.variant, tiled)
     return replace(
         spec,
         variant=variant,
@@ -63,29 +68,37 @@ def plainest(spec: TrialSpec) -> TrialSpec:
     )
 
 
-def _variant(variant: VariantSpec) -> VariantSpec:
-    if Layer.mixer not in variant.pattern:
+def _variant(variant: VariantSpec, tiled: list[Layer]) -> VariantSpec:
+    rank = variant.rank if Layer.mamba3 in tiled else 1
+    variant = replace(variant, mixer=Mixer.gated_delta, pattern=tiled, rank=rank)
+    if Layer.gated_delta not in tiled:
         variant = replace(variant, decay=Decay.none, erase=Erase.none, write=Write.one, tie=False, erase_range=1)
     scalar = (variant.decay is Decay.scalar, variant.erase is Erase.scalar, variant.write is Write.scalar)
     return variant if any(scalar) else replace(variant, narrowing=Narrowing.project)
 
 
 def _model(model: ModelSpec, variant: VariantSpec) -> ModelSpec:
-    if Layer.mixer not in variant.pattern:
-        model = replace(
-            model,
-            head_dim=ModelSpec.head_dim,
-            value_dim=ModelSpec.value_dim,
-            value_heads=model.heads,
-            conv_width=ModelSpec.conv_width,
-        )
-    if variant.decay is Decay.none:
-        model = replace(model, decay_range=[1.0, 1.0], dt_range=[1.0, 1.0])
-    if Layer.swa not in variant.pattern:
-        model = replace(model, window=ModelSpec.window)
-    if {Layer.swa, Layer.attention}.isdisjoint(variant.pattern):
-        model = replace(model, rope_base=ModelSpec.rope_base)
-    return model
+    named = set(variant.pattern)
+    decays = variant.decay is not Decay.none
+    unread = [*BUDGETING]
+    if Layer.gated_delta not in named:
+        unread += ["head_dim", "value_dim"]
+        model = replace(model, value_heads=model.heads)
+    if named.isdisjoint(MAMBA):
+        unread += ["expand", "mamba_head_dim", "d_state"]
+    if named.isdisjoint({Layer.gated_delta, Layer.mamba2}):
+        unread.append("conv_width")
+    if not decays and Layer.mamba2 not in named:
+        model = replace(model, decay_range=[1.0, 1.0])
+    if not decays and named.isdisjoint(MAMBA):
+        model = replace(model, dt_range=[1.0, 1.0])
+    if Layer.swa not in named:
+        unread.append("window")
+    if named.isdisjoint({Layer.swa, Layer.attention}):
+        unread.append("rope_base")
+        if Layer.gated_delta not in named:
+            model = replace(model, heads=1, value_heads=1)
+    return replace(model, **{key: getattr(ModelSpec, key) for key in unread})
 
 
 def _data(data: DataSpec) -> DataSpec:

@@ -21,8 +21,8 @@ from deltalab.track.journal import State
 
 FOLDER = "timings"
 SPEED = {
-    "variant": ("decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
-    "train": ("batch_size", "accumulation", "precision"),
+    "variant": ("rank", "decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
+    "train": ("batch_size", "accumulation", "precision", "activation_checkpointing", "compile"),
     "eval": ("sequences", "batch_size"),
 }
 """Of these parts of a spec only these fields decide speed; of model and data all."""

@@ -37,11 +37,17 @@ class CellRecord:
         levels: factor → level.
         overrides: dotted key → value that makes the cell (study overrides, levels, solved widths).
         excluded: why the cell is not run, or None.
+        layers: layer of the pattern → how many of the blocks have it.
+        mlp_width: hidden width of the SwiGLU, 0 without.
+        budget: parameters that the configuration asks for, or None where it gives the widths.
+        budget_vocab: tokens of the vocabulary that the budget is counted with, or None for the model's own.
         parameters: trainable parameters.
         state_size: recurrent state, floats per sequence over all layers.
+        layer_state: recurrent state of one layer that has any.
+        state_mismatch: relative difference of that from the gated delta rule's in a model of this shape.
         cache_size: floats per sequence that attention layers keep.
         flops_per_token: forward floating-point operations per token at the training length.
-        mismatch: relative difference in parameters from the baseline.
+        mismatch: relative difference in parameters from the budget, or from the baseline where there is none.
         trials: seed → trial id (empty when excluded, or when ``tune`` has not chosen yet).
         equivalent: name of the first cell that computes the same, or None. Under ``equivalence: share`` its trials
             are this cell's trials.
@@ -53,8 +59,14 @@ class CellRecord:
     levels: dict[str, str]
     overrides: dict[str, Any]
     excluded: str | None = None
+    layers: dict[str, int] = field(default_factory=dict)
+    mlp_width: int = 0
+    budget: int | None = None
+    budget_vocab: int | None = None
     parameters: int = 0
     state_size: int = 0
+    layer_state: int = 0
+    state_mismatch: float = 0.0
     cache_size: int = 0
     flops_per_token: int = 0
     mismatch: float = 0.0

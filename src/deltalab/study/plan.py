@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deltalab.errors import UsageError
-from deltalab.model.accounting import cost, solve_mlp_width
+from deltalab.model.accounting import cost
+from deltalab.model.matching import layer_states, state_mismatch
 from deltalab.spec.data import TextSpec
 from deltalab.spec.study import Equivalence, Goal, Match, StudySpec
 from deltalab.spec.study_file import text
@@ -19,6 +21,7 @@ from deltalab.study.design import cell_name, cells_of
 from deltalab.study.equivalence import classes, equivalence_key
 from deltalab.study.estimates import Timing
 from deltalab.study.ledger import CellRecord, StudyRecord, load_spec, trial_dir
+from deltalab.study.match import Budget, budget_of, mismatches
 from deltalab.study.tuning import best
 from deltalab.track.journal import Record, State
 
@@ -113,7 +116,7 @@ class _Planner:
         self._compose, self._records = compose, records
         self._specs: dict[str, TrialSpec] = {}
         self._known: dict[str, Record] = {}
-        self._target: int | None = None
+        self._first: Budget | None = None
 
     def plan(self) -> Plan:
         _refuse_overrides(self.study, self.overrides)
@@ -138,7 +141,7 @@ class _Planner:
         self._look()
         known = {trial: self._known[trial] for trial in self._specs}
         timings = self._timings()
-        warnings = _warnings(study, cells)
+        warnings = mismatches(study, cells)
         return Plan(study=study, cells=cells, specs=self._specs, records=known, timings=timings, warnings=warnings)
 
     def _merged(self, levels: dict[str, str]) -> dict[str, Any]:
@@ -148,18 +151,17 @@ class _Planner:
         return merged
 
     def _matched(self, merged: Mapping[str, Any], name: str) -> TrialSpec:
-        """The cell's spec, with the MLP width that matches the first cell's parameters."""
+        """The cell's spec; where cells are matched, with the MLP width that meets the first cell's budget."""
         try:
             spec = self._compose(hydra_overrides(merged))
         except UsageError as error:
             if self._all_say(str(error)):
                 raise
             raise UsageError(f"cell {name}: {error}") from error
-        if self.study.match is Match.parameters and self._target is not None and spec.model.mlp_width:
-            width = solve_mlp_width(spec.variant, spec.model, self._target)
-            spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, mlp_width=width))
-        if self._target is None:
-            self._target = cost(spec.variant, spec.model, spec.data.train_length).parameters
+        if self._first is None:
+            self._first = budget_of(spec)
+        elif self.study.match is Match.parameters:
+            spec = self._first.match(spec)
         return spec
 
     def _all_say(self, mistake: str) -> bool:
@@ -176,15 +178,24 @@ class _Planner:
 
     def _record(self, name: str, levels: dict[str, str], merged: dict[str, Any], spec: TrialSpec) -> CellRecord:
         costs = cost(spec.variant, spec.model, spec.data.train_length)
+        budget = budget_of(spec)
+        if self._first is not None and (self.study.match is Match.parameters or not budget.stated):
+            budget = self._first
         return CellRecord(
             name=name,
             levels=levels,
-            overrides={**merged, "model.mlp_width": spec.model.mlp_width},
+            overrides={**merged, "model.depth": spec.model.depth, "model.mlp_width": spec.model.mlp_width},
+            layers={layer.value: count for layer, count in Counter(spec.variant.layers(spec.model.depth)).items()},
+            mlp_width=spec.model.mlp_width or 0,
+            budget=budget.parameters if budget.stated else None,
+            budget_vocab=budget.vocab,
             parameters=costs.parameters,
             state_size=costs.state,
             cache_size=costs.cache,
             flops_per_token=costs.flops,
-            mismatch=costs.parameters / (self._target or costs.parameters) - 1,
+            layer_state=max(layer_states(spec.variant, spec.model), default=0),
+            state_mismatch=state_mismatch(spec.variant, spec.model),
+            mismatch=budget.mismatch(spec),
         )
 
     def _with_equivalents(
@@ -379,14 +390,3 @@ def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
         if metric not in known:
             value = study.metrics[metric].value if key != "tune.metric" else metric
             raise study.mistake(key, value, ", ".join(known))
-
-
-def _warnings(study: StudySpec, cells: list[CellRecord]) -> list[str]:
-    if study.match is Match.none:
-        return []
-    return [
-        f"{cell.name}: {cell.parameters:,} parameters, {cell.mismatch:+.2%} from the baseline, cannot be matched "
-        f"within {study.tolerance:.2%} by model.mlp_width"
-        for cell in cells
-        if abs(cell.mismatch) > study.tolerance
-    ]

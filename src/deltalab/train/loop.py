@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltalab.data.batch import IGNORE, Batch, make_task
 from deltalab.errors import ConfigError
@@ -57,7 +57,9 @@ class Trainer:
         checkpoint = world.share(latest_checkpoint(run_dir))
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
-        self._replica = world.replica(self.model)
+        computing = torch.compile(self.model, dynamic=False) if spec.train.compile else self.model
+        assert isinstance(computing, nn.Module), "a module compiles to one"
+        self._replica = world.replica(computing)
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -179,7 +181,7 @@ def _check_batch(train: TrainSpec, world: World) -> None:
 def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
     """The trial's model with its initial values: laid out on the meta device, then allocated and filled."""
     with torch.device("meta"):
-        model = LanguageModel(spec.variant, spec.model)
+        model = LanguageModel(spec.variant, spec.model, spec.train.activation_checkpointing)
     built = sum(parameter.numel() for parameter in model.parameters())
     assert built == cost(spec.variant, spec.model, 1).parameters, "the plan promised another parameter count"
     model = model.to_empty(device=device)

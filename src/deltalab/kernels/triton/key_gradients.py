@@ -225,7 +225,8 @@ def key_block(
 
 @triton.jit
 def key_tile(
-    q, k, g, b, a, delta, do, dX, R, states, D, spans, squares, diagonals, dq, dk, dg, db, da, ddelta, scale, tile, tiles,
+    q, k, g, b, a, delta, do, dX, R, states, D, spans, squares, diagonals,
+    dq, dk, dg, db, da, ddelta, scale, tile, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
     NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,

@@ -1,0 +1,103 @@
+"""What a training step allocates, tensor by tensor: on the CPU for real, in a GPU's form without one (fake tensors)."""
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from deltalab.kernels import dispatch
+from deltalab.model.language_model import LanguageModel
+from deltalab.spec.train import Precision
+from deltalab.spec.trial import TrialSpec
+
+
+class Allocated(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, out)
+        return out
+
+    def _count(self, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._alive:
+            self._alive.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, size)
+        return x
+
+    def _forget(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self.now -= size
+
+
+class FusedNorm(torch.autograd.Function):
+    """The RMSNorm of a GPU as far as memory goes: its input and a number per row are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
+
+
+@contextlib.contextmanager
+def gpu_form() -> Iterator[None]:
+    """Inside, tensors are shapes alone, norms are fused and the recurrence is the Triton kernels' operator."""
+    from deltalab.kernels.triton import ops
+
+    class Operator:
+        """The operator, whose results fake tensors know the shapes of, in place of launching kernels."""
+
+        apply = staticmethod(lambda *args: ops.forward(*args))
+
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
+        patch.setattr(dispatch, "choose", lambda q, v: ("triton", "a GPU is pretended"))
+        patch.setattr(ops, "EagerGatedDeltaRule", Operator)
+        patch.setattr(nn.RMSNorm, "forward", lambda self, x: FusedNorm.apply(x, self.weight))
+        yield
+
+
+def allocated(spec: TrialSpec, gpu: bool) -> int:
+    """Peak bytes of a second training step of a trial, the optimiser's moments there."""
+    with gpu_form() if gpu else contextlib.nullcontext(), Allocated() as memory:
+        model = _model(spec)
+        parameters = list(model.parameters())
+        moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]
+        tokens = torch.zeros(spec.train.batch_size, spec.data.train_length, dtype=torch.int64)
+        with torch.autocast("cpu", torch.bfloat16, enabled=spec.train.precision is Precision.bf16):
+            logits = model(tokens)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="sum") / tokens.numel()
+        loss.backward()
+        assert len(moments) == 2 * len(parameters)
+        return memory.peak
+
+
+def _model(spec: TrialSpec) -> LanguageModel:
+    with torch.device("meta"):
+        model = LanguageModel(spec.variant, spec.model, spec.train.activation_checkpointing)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            values = torch.full(parameter.shape, 0.01)
+            module._parameters[name] = nn.Parameter(values)
+    return model
