@@ -64,15 +64,29 @@ def test_a_trial_is_named_as_by_the_commands_or_by_a_path(
     assert deltalab.load(spec.trial_id, runs=runs, study="ask")
 
 
-def test_a_shorter_type_leaves_decay_rates_in_fp32(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("variant", "names"),
+    [
+        ("gated_delta_net_2", {"gates.decay.a", "gates.decay.delta"}),
+        ("mamba2", {"a", "delta"}),
+        ("mamba3", {"delta"}),
+        ("delta_net", set()),
+    ],
+)
+def test_a_shorter_type_leaves_decay_rates_in_fp32(runs: Path, variant: str, names: set[str]) -> None:
+    folder = ledger.trial_dir(runs, trained(runs, "data=recall", variant=variant).trial_id)
     model = deltalab.load(folder, dtype=torch.bfloat16)
     kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
     kept = {name for name, dtype in kinds.items() if dtype is torch.float32}
-    assert kept == {f"blocks.0.mixer.gates.decay.{name}" for name in ("a", "delta")}
-    tokens = torch.randint(64, (2, 20))
+    assert kept == {f"blocks.0.mixer.{name}" for name in names}
+    tokens = torch.randint(64, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         short, full = model(tokens).float(), deltalab.load(folder)(tokens)
     assert (short - full).norm() <= 0.05 * full.norm()
+    logits, cache = model.prefill(tokens[:, :10])
+    for t in range(10, 20):
+        assert (logits.float() - full[:, t - 1]).norm() <= 0.1 * full[:, t - 1].norm()
+        logits = model.step(tokens[:, t], cache)
 
 
 @pytest.mark.parametrize("trial_name", ["nothing", "variant=kda"])

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 import deltalab
 from deltalab import cli
@@ -16,11 +15,6 @@ from deltalab.model.generate import generate
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
 from tests.exchange.trained import BPE, LEARNT_FROM, TEXT, trained
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def shown(written: Written, text: str) -> list[str]:

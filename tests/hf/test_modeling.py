@@ -29,11 +29,6 @@ PROMPTS = ["größe λ", "v", "value = 1, 2, 3"]
 NEW = 10
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def exported(folder: Path, *overrides: str, dtype: str | None = None, **family: str) -> tuple[Path, LanguageModel]:
     """An exported trial and the model it is of."""
     spec = trained(folder / "runs", *overrides, **family)

@@ -16,11 +16,6 @@ PROMPTS = (1, 2, 3, 9, 17)
 STEPS = 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def model(variant: str, pattern: str, *overrides: str) -> LanguageModel:
     shape = ("model.depth=3", f"model.window={WINDOW}", *overrides)
     spec = trial(f"variant={variant}", f"variant.pattern={pattern}", "data=recall", *shape)

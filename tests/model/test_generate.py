@@ -11,11 +11,6 @@ from tests.model.test_decoding import model
 PROMPTS = [[3], [5, 40, 7, 9, 33, 2, 61], [8, 8], [1, 2, 3, 4, 5, 6, 7]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("pattern", ["[mixer]", "[mixer,swa]", "[attention]"])
 def test_a_batch_writes_what_each_prompt_alone_does_by_whole_forward_passes(pattern: str) -> None:
     language_model = model("gated_delta_net_2", pattern).double()

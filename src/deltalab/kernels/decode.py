@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltalab.kernels import reference
-from deltalab.kernels.norm import l2_norm
+from deltalab.kernels.activations import normalize_keys
 
 
 def decode_step(
@@ -44,7 +44,7 @@ def decode_step(
         qkv = convolve(qkv, conv_weight, conv_state)
     keys = heads * state.shape[2]
     qk, v = F.silu(qkv).split([2 * keys, qkv.shape[-1] - 2 * keys], dim=-1)
-    q, k = l2_norm(qk.unflatten(-1, (2 * heads, -1))).chunk(2, dim=-2)
+    q, k = normalize_keys(*qk.unflatten(-1, (2 * heads, -1)).chunk(2, dim=-2))
     v = v.unflatten(-1, (state.shape[1], -1))
     token = (None if x is None else x.unsqueeze(1) for x in (q, k, v, g, b, w))
     o, final = reference.gated_delta_rule(*token, initial_state=state, output_final_state=True)  # pyright: ignore[reportArgumentType]

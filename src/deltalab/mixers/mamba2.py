@@ -20,6 +20,8 @@ from deltalab.spec.model import ModelSpec
 class Mamba2(TokenMixer):
     """State-space model with a decay per head and step; ``model`` must be resolved."""
 
+    fp32 = ("a", "delta")
+
     def __init__(self, model: ModelSpec) -> None:
         super().__init__()
         assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"

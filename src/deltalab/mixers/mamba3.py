@@ -25,6 +25,8 @@ SLOWEST = 1e-4
 class Mamba3(TokenMixer):
     """State-space model with trapezoidal steps and a rotating state; ``model`` must be resolved."""
 
+    fp32 = ("delta",)
+
     def __init__(self, rank: int, model: ModelSpec) -> None:
         super().__init__()
         assert model.mamba_head_dim, "a resolved ModelSpec has a mamba_head_dim"
