@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from deltalab.dispatch.launch import plan_study
+from deltalab.spec.study_file import read_study
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
@@ -75,27 +77,22 @@ def test_a_single_trial_runs_in_this_process(desk: Desk) -> None:
     "launcher", [("hydra/launcher=local", "hydra.launcher.trials_per_job=2"), ("hydra/launcher=inline",)], ids=" ".join
 )
 def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(desk: Desk, launcher: tuple[str, ...]) -> None:
-    arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *launcher, QUIET)
-    desk.launch(*arguments, "plan=true")
-    assert not desk.runs.joinpath("trials").exists()
-    planned = desk.launch(*arguments, "train.steps=2", "hydra.launcher.threads=1")
-    assert planned.returncode == 0
-    victim = ledger.trial_dir(desk.runs, desk.trials()[1])
-    for file in victim.iterdir():
-        if file.is_file() and file.name != "config.json":
-            file.unlink()
-    (victim / "model.safetensors").mkdir()  # final weights cannot be written here
-    broken = desk.launch(*arguments, "train.steps=2", "hydra.launcher.threads=1")
+    path = desk.study(TWO_CELLS)
+    plan = plan_study(read_study(Path(path)), {"train.steps": "2"}, desk.runs)
+    victim = ledger.trial_dir(desk.runs, plan.cells[0].trials[1])
+    (victim / "model.safetensors").mkdir(parents=True)  # final weights cannot be written here
+    arguments = ("-m", f"study={path}", *launcher, "hydra.launcher.threads=1", QUIET, "train.steps=2")
+    broken = desk.launch(*arguments)
     assert broken.returncode == 1
     assert "✗ variant=gated_delta_net_2 seed=1: failed: " in broken.stdout
     assert str(victim / "log.txt") in broken.stdout
     assert "Traceback" in (victim / "log.txt").read_text()
     assert desk.states() == [State.completed, State.failed, State.completed, State.completed]
-    again = desk.launch(*arguments, "train.steps=2")
+    again = desk.launch(*arguments)
     assert again.returncode == 1
     assert "retry_failed=true" in again.stdout
     (victim / "model.safetensors").rmdir()
-    retried = desk.launch(*arguments, "train.steps=2", "hydra.launcher.retry_failed=true")
+    retried = desk.launch(*arguments, "hydra.launcher.retry_failed=true")
     assert retried.returncode == 0
     assert desk.states() == [State.completed] * 4
 
