@@ -24,6 +24,7 @@ from tests.dispatch.launching import (
     copy_checkout,
     differing,
     executions,
+    frozen,
     kill,
     results,
     states_told,
@@ -110,16 +111,6 @@ def training(desk: Desk) -> str:
     """A trial that has a checkpoint and runs on."""
     desk.until(lambda: any(desk.runs.glob("trials/*/checkpoints/step-*")))
     return next(desk.runs.glob("trials/*/checkpoints/step-*")).parents[1].name
-
-
-@contextlib.contextmanager
-def frozen(processes: list[int]) -> Iterator[None]:
-    """Processes stand still in the block, as those of a suspended machine."""
-    for pid in processes:
-        os.kill(pid, signal.SIGSTOP)
-    yield
-    for pid in processes:
-        os.kill(pid, signal.SIGCONT)
 
 
 class TestDisk:
