@@ -1,7 +1,7 @@
 """What holds for every test, before anything is imported that reads it.
 
-One thread of torch's a process, as several processes test at once; without a GPU, Triton's kernels run in its interpreter,
-which must be chosen before the first import of Triton, whoever does it.
+One thread of torch's a process, as several processes test at once. Without a GPU, Triton's kernels run in its
+interpreter, which must be chosen before the first import of Triton, whoever does it.
 """
 
 import os
