@@ -7,7 +7,7 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 │   ├── NotFoundError          a study, trial or file that does not exist
 │   └── MissingExtra           an optional package that is needed is not installed
 ├── TrialFailed                a trial of a launch failed; its traceback is in its log
-├── DiskFull                   the run directory's disk is full; the trial can continue from its checkpoint
+├── DiskFull                   a disk is full; what was interrupted can go on from what is there
 ├── CannotWrite                the runs folder cannot be written
 └── Busy                       another live process holds the trial
 """
@@ -71,7 +71,7 @@ class TrialFailed(DeltalabError):
 
 
 class DiskFull(DeltalabError):
-    """The run directory's disk is full; the trial can continue from its checkpoint."""
+    """A disk is full; what was interrupted can go on from what is there."""
 
 
 class CannotWrite(DeltalabError):
