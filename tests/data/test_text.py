@@ -238,3 +238,14 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("DELTALAB_CACHE")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert cache_root() == tmp_path / "home/.cache/deltalab"
+
+
+def test_documents_begin_where_the_batch_says_if_states_are_reset(root: Path):
+    plain, reset = Text(BYTES, 5), Text(TextSpec(train_length=200, test_length=30, reset=True), 5)
+    assert plain.train_batch(0, 3).starts is None
+    for step in range(3):
+        batch = reset.train_batch(step, 8)
+        assert batch.starts is not None
+        after_an_end = batch.tokens[:, :-1] == 256
+        np.testing.assert_array_equal(batch.starts[:, 1:], after_an_end & (batch.targets[:, 1:] != IGNORE))
+        assert batch.starts.any()
