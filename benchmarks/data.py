@@ -1,8 +1,8 @@
 """How fast texts are prepared and read: ``python -m benchmarks.data``.
 
-Preparing: the source of Python's standard library four times over, as parquet, by a BPE of 32,000 tokens that was learnt
-before the clock starts; processes and their start are counted. Reading: batches of 128 sequences of 4,096 tokens as a
-trial reads them, from a store of bytes that the machine may keep in memory; one process.
+Preparing: the source of Python's standard library four times over, as parquet, by a BPE of 32,000 tokens that was
+learnt before the clock starts; processes and their start are counted. Reading: batches of 128 sequences of 4,096
+tokens as a trial reads them, from a store of bytes that the machine may keep in memory; one process.
 """
 
 import argparse

@@ -13,6 +13,7 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class DeltalabError(Exception):
@@ -41,6 +42,9 @@ class ConfigError(UsageError):
             allowed = "one of " + ", ".join(str(a) for a in allowed)
         self.key, self.value, self.allowed = key, value, allowed
         super().__init__(f"{key}={value}: allowed is {allowed}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.value, self.allowed)  # it comes back from processes whole
 
 
 class StudyError(UsageError):

@@ -240,6 +240,13 @@ def test_a_line_that_is_no_json_is_named(spec: TextSpec, tmp_path: Path):
         prepare(replace(spec, files=str(tmp_path / "bad.jsonl")))
 
 
+def test_a_mistake_found_in_a_process_of_the_pool_is_the_same_line(spec: TextSpec, tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    (tmp_path / "more.jsonl").write_text('{"text": "c"}\n')
+    with pytest.raises(ConfigError, match=r"data\.column=text: allowed is a column of text in .*bad\.jsonl: body"):
+        prepare(replace(spec, files=str(tmp_path / "*.jsonl")), workers=2)
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_written(spec: TextSpec, monkeypatch):
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(DiskFull, match=r"GB are needed, 0\.0 GB are free; set DELTALAB_DATA"):

@@ -1,5 +1,6 @@
 """Training on a prepared text: documents apart or not, parts, kills, and the same tokens for every cell."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from deltalab.track.journal import State
 from deltalab.train.trial import run_trial
 from tests.data.files import texts, use_empty_cache, write_parquet
 from tests.specs import trial
+from tests.train.ranks import launch
 from tests.train.runs import StopAt, assert_equal, outcome
 
 
@@ -65,6 +67,19 @@ def test_an_interrupted_trial_reads_on_where_it_was(overrides: list[str], tmp_pa
     assert run_trial(spec, tmp_path / "parts", Device.cpu, StopAt(7)) is State.preempted
     assert run_trial(spec, tmp_path / "parts", Device.cpu) is State.completed
     assert_equal(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_ranks_and_then_one_read_what_one_process_reads(overrides: list[str], tmp_path: Path) -> None:
+    spec = trial(*overrides, "train.log_every=1", "train.batch_size=8")
+    assert run_trial(spec, tmp_path / "whole", Device.cpu) is State.completed
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    (tmp_path / "run").mkdir()
+    assert [code for code, _ in launch(tmp_path, "stopped")] == [0, 0]
+    assert run_trial(spec, tmp_path / "run", Device.cpu) is State.completed
+    whole, parts = (outcome(tmp_path / name)[1]["train/loss"] for name in ("whole", "run"))
+    assert len(whole) == spec.train.steps
+    assert parts == pytest.approx(whole, abs=1e-5)
 
 
 def test_every_cell_of_a_seed_reads_the_same_tokens(overrides: list[str]) -> None:
