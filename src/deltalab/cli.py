@@ -70,6 +70,21 @@ def plan(
 
 
 @app.command()
+def prepare(
+    overrides: Annotated[list[str], typer.Argument(help="Hydra overrides that choose a text: data=fineweb_edu.")],
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: make the i-th of n shares, each in a process or job of its own.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; a core each when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a text into the tokens that trials train on; run again, it goes on where it was interrupted."""
+    from deltalab.data.prepare_command import run_prepare
+
+    run_prepare(overrides, shard, workers, as_json)
+
+
+@app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A launched study; the newest when left out.")] = None,
     runs: Runs = RUNS,

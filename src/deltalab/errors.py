@@ -7,12 +7,13 @@ DeltalabError                  anything deltalab refuses or fails at; exit code 
 │   ├── NotFoundError          a study, trial or file that does not exist
 │   └── MissingExtra           an optional package that is needed is not installed
 ├── TrialFailed                a trial of a launch failed; its traceback is in its log
-├── DiskFull                   the run directory's disk is full; the trial can continue from its checkpoint
+├── DiskFull                   a disk is full; what was interrupted can go on from what is there
 ├── CannotWrite                the runs folder cannot be written
 └── Busy                       another live process holds the trial
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class DeltalabError(Exception):
@@ -41,6 +42,9 @@ class ConfigError(UsageError):
             allowed = "one of " + ", ".join(str(a) for a in allowed)
         self.key, self.value, self.allowed = key, value, allowed
         super().__init__(f"{key}={value}: allowed is {allowed}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.value, self.allowed)  # it comes back from processes whole
 
 
 class StudyError(UsageError):
@@ -71,7 +75,7 @@ class TrialFailed(DeltalabError):
 
 
 class DiskFull(DeltalabError):
-    """The run directory's disk is full; the trial can continue from its checkpoint."""
+    """A disk is full; what was interrupted can go on from what is there."""
 
 
 class CannotWrite(DeltalabError):

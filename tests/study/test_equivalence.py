@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalab.spec.data import RecallSpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import LOCATING, RecallSpec, StateTrackingSpec, TextSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.model import BUDGETING
 from deltalab.spec.trial import TrialSpec
@@ -204,6 +204,7 @@ DIFFERENT_MAMBA2 = [
 ]  # fmt: skip
 DIFFERENT_MAMBA3 = ["variant.rank=2", "model.d_state=8", "model.dt_range=[0.5,0.6]", "variant.mixer=mamba2"]
 DIFFERENT_TEXT = ["data.corpus=docstrings", "data.tokenizer=bpe", "data.corpus_sha256=" + "0" * 64]
+DIFFERENT_TEXT += ["data.held_out=2", "data.reset=true"]
 
 
 @pytest.mark.parametrize("change", DIFFERENT)
@@ -261,7 +262,9 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
     silent = {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
     silent |= {f"model.{key}" for key in BUDGETING}
     kept_apart = {"train.activation_checkpointing", "train.compile"}  # who varies these compares time and memory
-    assert fields - tried == silent | kept_apart
+    silent |= {f"data.{key}" for key in LOCATING}
+    of_a_given_tokenizer = {"data.bos", "data.eos", "data.tokenizer_sha256", "data.tokenizer_vocab"}
+    assert fields - tried == silent | kept_apart | of_a_given_tokenizer
 
 
 ANY = {

@@ -79,6 +79,12 @@ def several(folder: Path, device: Device, world: World) -> None:
     (folder / f"seen.{world.rank}.json").write_text(json.dumps(seen))
 
 
+def stopped(folder: Path, device: Device, world: World) -> None:
+    """The trial that the folder has the configuration of, stopped after seven steps."""
+    spec = TrialSpec.from_dict(json.loads((folder / "spec.json").read_text()))
+    run_trial(spec, folder / "run", device, StopAt(7), world)
+
+
 def broken(folder: Path, device: Device, world: World) -> None:
     """The last rank fails in the middle."""
 
@@ -108,4 +114,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     place, scenario, where = Path(sys.argv[1]), sys.argv[2], Device(sys.argv[3])
     with joined(where) as joint:
-        {"several": several, "broken": broken, "killed": killed}[scenario](place, where, joint)
+        {"several": several, "stopped": stopped, "broken": broken, "killed": killed}[scenario](place, where, joint)

@@ -22,11 +22,14 @@ class Batch:
         tokens: int64 [B, T].
         targets: int64 [B, T], ``IGNORE`` where nothing is scored.
         slices: name → bool [B, T]: sets of scored positions with an accuracy of their own.
+        starts: bool [B, T]: where a document begins that is to know nothing of the one before; None where whole
+            sequences belong together.
     """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     slices: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    starts: NDArray[np.bool_] | None = None
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -37,7 +40,8 @@ class Batch:
         """Sequences ``start`` to ``stop`` (exclusive), as views."""
         part = slice(start, stop)
         slices = {name: mask[part] for name, mask in self.slices.items()}
-        return Batch(tokens=self.tokens[part], targets=self.targets[part], slices=slices)
+        starts = None if self.starts is None else self.starts[part]
+        return Batch(tokens=self.tokens[part], targets=self.targets[part], slices=slices, starts=starts)
 
 
 class Task(Protocol):
@@ -78,6 +82,7 @@ def make_task(spec: DataSpec, seed: int) -> Task:
 
     Raises:
         ConfigError: the corpus of a text task is not on this machine, or is another one than the spec says.
+        NotFoundError: its text has to be prepared and was not.
     """
     if isinstance(spec, StateTrackingSpec):
         from deltalab.data.state_tracking import StateTracking

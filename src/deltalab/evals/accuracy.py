@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.data.batch import Batch, Task
+from deltalab.model.language_model import logits_of
 from deltalab.spec.eval import EvalSpec
 
 
@@ -52,7 +53,8 @@ def evaluate(
 def _sums(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """Summed loss (float64), correct predictions and scored positions of a batch, and the last two of its slices."""
     tokens, targets, scored = (_on(part, device) for part in (batch.tokens, batch.targets, batch.scored))
-    logits = model(tokens)[scored].float()
+    starts = None if batch.starts is None else _on(batch.starts, device)
+    logits = logits_of(model, tokens, starts)[scored].float()
     targets = targets[scored]
     correct = logits.argmax(-1) == targets
     sums = {

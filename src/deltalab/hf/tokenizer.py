@@ -22,6 +22,9 @@ def make_tokenizer(data: DataSpec, folder: Path) -> PreTrainedTokenizerFast | No
     """
     if not isinstance(data, TextSpec):
         return None
+    if data.tokenizer is Tokenizer.given:
+        made = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+        return _wrapped(made, data.eos or str(data.bos), data.bos)
     end = data.vocab_size - 1
     if data.tokenizer is Tokenizer.bytes:
         made = _bytes(end)
@@ -30,10 +33,15 @@ def make_tokenizer(data: DataSpec, folder: Path) -> PreTrainedTokenizerFast | No
         plain["model"]["vocab"][END] = end  # also where fewer tokens were learnt than there are ids
         made = tokenizers.Tokenizer.from_str(json.dumps(plain))
     made.add_special_tokens([END])
+    return _wrapped(made, END, None)
+
+
+def _wrapped(made: tokenizers.Tokenizer, end: str, bos: str | None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made,
-        eos_token=END,
-        pad_token=END,
+        bos_token=bos,
+        eos_token=end,
+        pad_token=end,
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,

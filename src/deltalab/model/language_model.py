@@ -113,3 +113,19 @@ class LanguageModel(nn.Module):
                     new[name][tuple(map(slice, tensor.shape))] = tensor
                     old[name] = new[name]
         cache.length = length
+
+
+def logits_of(module: nn.Module, tokens_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+    """Logits [B, T, vocab] of sequences in which documents may begin that know nothing of the ones before.
+
+    Args:
+        module: a language model, or what computes as one.
+        tokens_BT: int64 [B, T].
+        starts_BT: bool [B, T], where such a document begins; None where none does. A sequence begins afresh anyway.
+    """
+    if starts_BT is None:
+        return module(tokens_BT)
+    starts_BT = starts_BT.clone()
+    starts_BT[:, 0] = True
+    cu_seqlens = F.pad(starts_BT.flatten().nonzero().flatten(), (0, 1), value=tokens_BT.numel())
+    return module(tokens_BT.reshape(1, -1), cu_seqlens).view(*tokens_BT.shape, -1)

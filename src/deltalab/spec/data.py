@@ -61,10 +61,12 @@ def generated_group(generators: Sequence[Sequence[int]]) -> list[Permutation]:
 
 
 class Tokenizer(Enum):
-    """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the corpus."""
+    """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the text; given: the one of
+    ``data.tokenizer_name``."""
 
     bytes = "bytes"
     bpe = "bpe"
+    given = "given"
 
 
 class Corpus(Enum):
@@ -204,35 +206,104 @@ class RecallSpec(DataSpec):
         return ranges
 
 
+LOCATING = ("hub", "hub_config", "hub_revision", "hub_split", "files", "column", "tokenizer_name")
+"""Keys of a text that say where it and its tokenizer are found; two hashes say what was found."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextSpec(DataSpec):
-    """Next-token prediction on a corpus that is on every machine, loaded through ``datasets``.
+    """Next-token prediction on text: a corpus that is on every machine, a data set of the hub, or files.
+
+    Exactly one of ``corpus``, ``hub`` and ``files`` says where the text is. A corpus is tokenised when it is first
+    used; the others by ``deltalab prepare`` before.
 
     Attributes:
         corpus: ``stdlib`` is the source of Python's standard library, ``docstrings`` the documentation strings in it,
             in NumPy and in PyTorch.
-        tokenizer: bytes or a byte-level BPE trained on the corpus.
+        hub: a data set of the hub (``HuggingFaceFW/fineweb-edu``), or a folder in the hub's form.
+        hub_config: its configuration (``sample-10BT``); null takes the default one.
+        hub_revision: its revision; null takes the newest, which is written down.
+        hub_split: its split; validation and test documents are taken out of it.
+        files: a glob of parquet, jsonl, arrow (rows with a column of text) or text files (a document each).
+        column: where the rows of ``hub`` or ``files`` have their text.
+        tokenizer: bytes, a byte-level BPE trained on the text, or a given one.
         bpe_vocab: tokens of the BPE, the end of a document included.
-        corpus_sha256: hash of the corpus text; null is filled in when the trial is resolved, so trials on different
-            Pythons never share an id.
+        tokenizer_name: the given tokenizer: a JSON file of ``tokenizers``, or a name on the hub.
+        bos: its token before each document, as it is written (``<s>``); null puts none.
+        eos: its token after each document; null puts none.
+        held_out: percent of the documents that are validation, and as many test; a document's hash decides.
+        reset: sequences are packed either way; true begins every document with an empty state, a new attention and a
+            new convolution, false lets them run on from the one before.
+        corpus_sha256: hash of the text; null is filled in when the trial is resolved, so trials on different texts
+            never share an id.
+        tokenizer_sha256: hash of the given tokenizer, filled in likewise.
+        tokenizer_vocab: its number of tokens, filled in likewise.
     """
 
-    corpus: Corpus = Corpus.stdlib
+    corpus: Corpus | None = Corpus.stdlib
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    hub_split: str = "train"
+    files: str | None = None
+    column: str = "text"
     tokenizer: Tokenizer = Tokenizer.bytes
     bpe_vocab: int = 4096
+    tokenizer_name: str | None = None
+    bos: str | None = None
+    eos: str | None = None
+    held_out: float = 5.0
+    reset: bool = False
     corpus_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    tokenizer_vocab: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        sources = {key: getattr(self, key) for key in ("corpus", "hub", "files")}
+        named = [key for key, value in sources.items() if value is not None]
+        if len(named) != 1:
+            last = named[-1] if named else "corpus"
+            value = getattr(self, last)
+            said = value.value if isinstance(value, Enum) else value
+            others = " and ".join(f"data.{key}=null" for key in named[:-1])
+            allowed = f"null, or {others} with it" if named else "a text (data.corpus, data.hub or data.files)"
+            raise ConfigError(f"data.{last}", "null" if said is None else said, allowed)
+        self._check_tokenizer()
+        if not 0 < self.held_out < 50:
+            raise ConfigError("data.held_out", self.held_out, "a percentage above 0 and below 50")
+        for key in ("corpus_sha256", "tokenizer_sha256"):
+            value = getattr(self, key)
+            if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+                raise ConfigError(f"data.{key}", value, "null or 64 hexadecimal digits")
+
+    def _check_tokenizer(self) -> None:
         if self.tokenizer is Tokenizer.bpe and not 260 <= self.bpe_vocab <= 65536:
             raise ConfigError("data.bpe_vocab", self.bpe_vocab, "260 to 65536")
-        if self.corpus_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.corpus_sha256):
-            raise ConfigError("data.corpus_sha256", self.corpus_sha256, "null or 64 hexadecimal digits")
+        if self.tokenizer is Tokenizer.given:
+            if self.tokenizer_name is None:
+                allowed = "a tokenizer.json or a name on the hub, with data.tokenizer=given"
+                raise ConfigError("data.tokenizer_name", "null", allowed)
+            if self.bos is None and self.eos is None:
+                raise ConfigError("data.bos", "null", "a token of the tokenizer such as <s>, here or as data.eos")
+            return
+        for key in ("tokenizer_name", "bos", "eos"):
+            if getattr(self, key) is not None:
+                allowed = f"null with data.tokenizer={self.tokenizer.value}, or data.tokenizer=given"
+                raise ConfigError(f"data.{key}", getattr(self, key), allowed)
 
     @property
     def vocab_size(self) -> int:
-        """257 for bytes, ``bpe_vocab`` for BPE; the last id is the end of a document."""
+        """257 for bytes, ``bpe_vocab`` for BPE, whose last ids end a document; ``tokenizer_vocab`` for a given one."""
+        if self.tokenizer is Tokenizer.given:
+            assert self.tokenizer_vocab is not None, "a resolved TextSpec knows its tokenizer"
+            return self.tokenizer_vocab
         return BYTE_VOCAB if self.tokenizer is Tokenizer.bytes else self.bpe_vocab
+
+    @property
+    def embedded(self) -> bool:
+        """Whether everything needed is on every machine, so that nothing has to be prepared."""
+        return self.corpus is not None and self.tokenizer is not Tokenizer.given
 
 
 def range_name(first: int, last: int) -> str:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deltalab.errors import ConfigError
-from deltalab.spec.data import DataSpec, RecallSpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import LOCATING, DataSpec, RecallSpec, StateTrackingSpec, TextSpec
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
@@ -74,9 +74,11 @@ class TrialSpec:
     @property
     def trial_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label and the way its widths were
-        found left out."""
+        found left out, and so where its text was found."""
         plain = self.to_dict()
         del plain["variant"]["name"]
+        for key in LOCATING:
+            plain["data"].pop(key, None)
         for key in BUDGETING:
             del plain["model"][key]
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))

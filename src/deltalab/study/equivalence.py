@@ -105,7 +105,7 @@ def _data(data: DataSpec) -> DataSpec:
     if isinstance(data, StateTrackingSpec):
         given = None if data.generators is None else tuple(map(tuple, data.generators))
         return replace(data, group=StateTrackingSpec.group, generators=_generators(data.group, given))
-    if isinstance(data, TextSpec) and data.tokenizer is Tokenizer.bytes:
+    if isinstance(data, TextSpec) and data.tokenizer is not Tokenizer.bpe:
         return replace(data, bpe_vocab=TextSpec.bpe_vocab)
     return data
 

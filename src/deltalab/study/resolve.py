@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from deltalab.data.corpus import corpus_sha256
+from deltalab.data.manifest import settled
 from deltalab.errors import ConfigError
 from deltalab.model.matching import fitted
 from deltalab.spec.data import TextSpec
@@ -13,15 +13,16 @@ from deltalab.spec.variant import MAMBA
 
 def resolve(spec: TrialSpec) -> TrialSpec:
     """Vocabulary from the data, value heads from the heads, heads and state of Mamba layers from those of gated delta
-    layers, decay range from the training length, corpus hash; depth and MLP width from the budget.
+    layers, decay range from the training length, hashes of text and tokenizer; depth and MLP width from the budget.
 
     Raises:
         ConfigError: the vocabulary asked for is smaller than the data's, the budget is too small, or a corpus is not on
             this machine.
+        NotFoundError: a text has to be prepared and was not.
     """
     model, data = spec.model, spec.data
-    if isinstance(data, TextSpec) and data.corpus_sha256 is None:
-        data = replace(data, corpus_sha256=corpus_sha256(data.corpus))
+    if isinstance(data, TextSpec):
+        data = settled(data)
     model = replace(
         model,
         vocab_size=model.vocab_size or data.vocab_size,

@@ -16,7 +16,8 @@ from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
-from deltalab.model.language_model import LanguageModel
+from deltalab.model.language_model import LanguageModel, logits_of
+from deltalab.spec.data import TextSpec
 from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal
@@ -57,7 +58,8 @@ class Trainer:
         checkpoint = world.share(latest_checkpoint(run_dir))
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
-        computing = torch.compile(self.model, dynamic=False) if spec.train.compile else self.model
+        apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
+        computing = torch.compile(self.model, dynamic=None if apart else False) if spec.train.compile else self.model
         assert isinstance(computing, nn.Module), "a module compiles to one"
         self._replica = world.replica(computing)
         self._tick = (self.step, time.perf_counter())
@@ -129,11 +131,13 @@ class Trainer:
         tokens, targets = (torch.from_numpy(part[rows]).to(self.device) for part in (batch.tokens, batch.targets))
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.zeros(2, device=self.device)
-        parts = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), strict=True)
-        for number, (tokens_part, targets_part) in enumerate(parts, start=1):
+        starts = None if batch.starts is None else torch.from_numpy(batch.starts[rows]).to(self.device)
+        parts = [None] * train.accumulation if starts is None else starts.chunk(train.accumulation)
+        pieces = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), parts, strict=True)
+        for number, (tokens_part, targets_part, starts_part) in enumerate(pieces, start=1):
             with self.world.apart(self._replica, number < train.accumulation):
                 with self._autocast():
-                    logits = self._replica(tokens_part)
+                    logits = logits_of(self._replica, tokens_part, starts_part)
                 loss = _summed_loss(logits, targets_part) / scored
                 loss.backward()
             figures[0] += loss.detach()
