@@ -238,6 +238,38 @@ def generate(
     )
 
 
+@app.command("eval")
+def evaluate(
+    trial: Annotated[str, typer.Argument(help=TRAINED)],
+    settings: Annotated[
+        list[str],
+        typer.Argument(help="suite=table3|small, and task=, lengths=, samples=, batch_size=, add_bos=, haystack=."),
+    ],
+    runs: Runs = RUNS,
+    study: Study = None,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; as trained when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model on a suite; the journal keeps the results, and what it has is not measured again."""
+    from deltalab.spec.suite import read_settings
+
+    suite = read_settings(settings)
+    from deltalab.exchange.evaluate import Request, run_eval
+
+    run_eval(
+        Request(
+            trial=trial,
+            runs=runs,
+            study=study,
+            suite=suite,
+            device=device,
+            dtype=dtype and dtype.value,
+            as_json=as_json,
+        )
+    )
+
+
 @app.command()
 def export(
     trial: Annotated[str, typer.Argument(help=TRAINED)],

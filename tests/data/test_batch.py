@@ -10,13 +10,24 @@ from hypothesis import strategies as st
 
 from deltalab.data.batch import IGNORE, Batch, Task, make_task
 from deltalab.data.generated import Stream, generator
-from deltalab.spec.data import DataSpec, Group, RecallSpec, StateTrackingSpec, TextSpec, Tokenizer
+from deltalab.spec.data import (
+    DataSpec,
+    Group,
+    NeedleSpec,
+    RecallSpec,
+    SelectiveCopySpec,
+    StateTrackingSpec,
+    TextSpec,
+    Tokenizer,
+)
 from tests.data.tiny import use_tiny_corpus
 
 SPECS = {
     "parity": StateTrackingSpec(train_length=12, test_length=30),
     "A5": StateTrackingSpec(group=Group.A5, train_length=9, test_length=9),
-    "recall": RecallSpec(train_length=40, test_length=50, overwrites=3),
+    "recall": RecallSpec(train_length=46, test_length=50, overwrites=3, distractors=2),
+    "selective_copy": SelectiveCopySpec(train_length=20, test_length=40),
+    "needle": NeedleSpec(train_length=40, test_length=60, needles=3),
     "bytes": TextSpec(train_length=16, test_length=24),
     "bpe": TextSpec(train_length=16, test_length=24, tokenizer=Tokenizer.bpe, bpe_vocab=300),
 }

@@ -14,12 +14,13 @@ from deltalab.spec.data import RecallSpec
 def specs(draw: st.DrawFn) -> RecallSpec:
     """Any spec that is allowed, of up to 7 pairs."""
     pairs = draw(st.integers(1, 7))
-    overwrites = draw(st.integers(0, pairs))
-    need = 4 * pairs + 2 * overwrites
+    overwrites, distractors = draw(st.integers(0, pairs)), draw(st.integers(0, 5))
+    need = 4 * pairs + 2 * overwrites + 2 * distractors
     return RecallSpec(
         pairs=pairs,
         overwrites=overwrites,
-        vocab=2 * draw(st.integers(pairs + 1, pairs + 20)),
+        distractors=distractors,
+        vocab=2 * draw(st.integers(pairs + distractors + 1, pairs + distractors + 20)),
         train_length=need + draw(st.integers(0, 30)),
         test_length=need + draw(st.integers(0, 60)),
         gap_power=draw(st.floats(0.01, 3.0)),
@@ -34,13 +35,22 @@ def replay(spec: RecallSpec, tokens: list[int]) -> list[int]:
         key, value = tokens[position : position + 2]
         assert 1 <= key < spec.vocab // 2 <= value < spec.vocab
         assert newest.get(key) != value, "bound again to the same value"
-        assert (key in newest) == (position >= 2 * spec.pairs)
+        assert (key in newest) == (position >= 2 * (spec.pairs + spec.distractors))
         newest[key] = value
     for position in range(spec.context_length, len(tokens)):
         if tokens[position]:
             targets[position] = newest.pop(tokens[position])  # a second query of a key would fail
-    assert not newest, "a key was never asked for"
+    assert len(newest) == spec.distractors, "a key that was not to be a distractor was never asked for"
     return targets
+
+
+def test_distractors_lie_anywhere_among_the_first_bindings():
+    spec = RecallSpec(pairs=4, distractors=4, train_length=64, test_length=64)
+    batch = held_out(spec, 400)
+    asked = [set(row[scored].tolist()) for row, scored in zip(batch.tokens, batch.scored, strict=True)]
+    bound = batch.tokens[:, 0:16:2]
+    share = np.mean([[key in keys for key in row] for row, keys in zip(bound.tolist(), asked, strict=True)], axis=0)
+    np.testing.assert_allclose(share, 0.5, atol=0.1)  # 4 standard errors
 
 
 def held_out(spec: RecallSpec, sequences: int) -> Batch:

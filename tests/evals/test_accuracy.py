@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.data.batch import IGNORE, Batch, make_task
-from deltalab.evals.accuracy import evaluate
+from deltalab.evals.accuracy import evaluate, measure
 from deltalab.spec.data import RecallSpec
 from deltalab.spec.eval import EvalSpec
 
@@ -146,3 +146,29 @@ def test_a_perfect_and_a_blind_model_on_recall():
     assert values.keys() == {"eval/accuracy", *(f"eval/accuracy/{name}" for name in spec.slices)}
     blind = evaluate(Blind(), task, EvalSpec(sequences=64, batch_size=16), CPU)
     assert blind["eval/loss"] == pytest.approx(LOG(spec.vocab))
+
+
+def test_the_standard_error_is_that_of_a_ratio_over_sequences():
+    task = FixedTask(TOKENS, TARGETS)
+    values = measure(Lookup(MODEL), task, EvalSpec(sequences=3, batch_size=2), CPU)
+    right, asked = np.array([2, 0, 1]), np.array([2, 2, 2])
+    p = right.sum() / asked.sum()
+    assert values["accuracy"] == p
+    assert values["stderr"] == pytest.approx(math.sqrt(3 / 2 * ((right - p * asked) ** 2).sum()) / asked.sum())
+    assert values["accuracy/first"] == 1 / 2
+    assert values["stderr/first"] == pytest.approx(math.sqrt(2 / 1 * 2 * 0.5**2) / 2)  # of the two that are scored
+    assert "stderr/never" not in values
+
+
+def test_the_standard_error_covers_the_spread_of_repeated_draws():
+    """Sequences of 10 positions that are right or wrong together: the error is that of 10 times fewer draws."""
+    rng = np.random.default_rng(0)
+    found, errors = [], []
+    for _ in range(100):
+        right = np.repeat(rng.integers(2, size=(40, 1)), 10, axis=1)
+        task = FixedTask(np.zeros_like(right).tolist(), (1 - right).tolist())  # token 0 predicts 0
+        values = measure(Lookup(MODEL), task, EvalSpec(sequences=40, batch_size=40), CPU)
+        found.append(values["accuracy"])
+        errors.append(values["stderr"])
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.25)
+    assert np.mean(errors) > 2 * math.sqrt(0.25 / 400)

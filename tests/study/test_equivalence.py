@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalab.spec.data import LOCATING, RecallSpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import LOCATING, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.model import BUDGETING
 from deltalab.spec.trial import TrialSpec
@@ -197,7 +197,11 @@ DIFFERENT = [
     "eval.every=3", "eval.sequences=6",
 ]  # fmt: skip
 RECALL = ("data=recall", "data.train_length=64", "data.test_length=64")
-DIFFERENT_RECALL = ["data.pairs=4", "data.overwrites=2", "data.vocab=32", "data.gap_power=1"]
+DIFFERENT_RECALL = ["data.pairs=4", "data.overwrites=2", "data.distractors=1", "data.vocab=32", "data.gap_power=1"]
+COPY = ("data=selective_copy", "data.train_length=64", "data.test_length=64")
+DIFFERENT_COPY = ["data.copies=4", "data.vocab=12"]
+NEEDLE = ("data=needle", "data.train_length=64", "data.test_length=64")
+DIFFERENT_NEEDLE = ["data.needles=2", "data.digits=3"]
 DIFFERENT_MAMBA2 = [
     "model.expand=3", "model.mamba_head_dim=8", "model.d_state=6", "model.conv_width=2", "model.decay_range=[1,2]",
     "model.dt_range=[0.5,0.6]", "variant.mixer=mamba3", "model.heads=4",
@@ -229,9 +233,14 @@ def test_the_shape_of_a_forward_pass_is_taken_to_matter() -> None:
     assert equivalence_key(small("eval.batch_size=3")) != equivalence_key(small())
 
 
-@pytest.mark.parametrize("change", DIFFERENT_RECALL)
-def test_a_field_of_recall_changes_key_and_numbers(change: str, train: Train) -> None:
-    base, changed = small(*RECALL), small(*RECALL, change)
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [(RECALL, change) for change in DIFFERENT_RECALL]
+    + [(COPY, change) for change in DIFFERENT_COPY]
+    + [(NEEDLE, change) for change in DIFFERENT_NEEDLE],
+)
+def test_a_field_of_a_drawn_task_changes_key_and_numbers(task: tuple[str, ...], change: str, train: Train) -> None:
+    base, changed = small(*task), small(*task, change)
     assert equivalence_key(base) != equivalence_key(changed)
     assert train(base) != train(changed)
 
@@ -253,11 +262,19 @@ def test_the_vocabulary_of_bpe_counts_with_bpe_only(
 def test_every_field_of_a_trial_is_tried_above() -> None:
     spec = small()
     nodes = [(name, getattr(spec, name)) for name in ("variant", "model", "train", "eval")]
-    nodes += [("data", kind) for kind in (StateTrackingSpec, RecallSpec, TextSpec)]
+    nodes += [("data", kind) for kind in (StateTrackingSpec, RecallSpec, SelectiveCopySpec, NeedleSpec, TextSpec)]
     fields = {f"{name}.{field.name}" for name, node in nodes for field in dataclasses.fields(node)} | {"seed"}
     tried = {
         change.split("=")[0]
-        for change in (*DIFFERENT, *DIFFERENT_RECALL, *DIFFERENT_MAMBA2, *DIFFERENT_MAMBA3, *DIFFERENT_TEXT)
+        for change in (
+            *DIFFERENT,
+            *DIFFERENT_RECALL,
+            *DIFFERENT_COPY,
+            *DIFFERENT_NEEDLE,
+            *DIFFERENT_MAMBA2,
+            *DIFFERENT_MAMBA3,
+            *DIFFERENT_TEXT,
+        )
     }
     silent = {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
     silent |= {f"model.{key}" for key in BUDGETING}

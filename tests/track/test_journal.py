@@ -28,6 +28,20 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert record.details == {"step": 2}
 
 
+def test_an_evaluation_leaves_the_state_and_keeps_how_it_was_made(tmp_path: Path) -> None:
+    log = Journal(tmp_path)
+    log.metrics(2, {"train/loss": 1.0})
+    log.state(State.completed)
+    for value in (0.25, 0.5):
+        log.evaluation(2, {"small/s3/64/accuracy": value}, name="small/s3/64", samples=9)
+    record = journal.read(tmp_path)
+    assert record.state is State.completed
+    assert record.metrics["small/s3/64/accuracy"] == {2: 0.5}
+    assert [one["values"]["small/s3/64/accuracy"] for one in record.evaluations] == [0.25, 0.5]
+    assert record.evaluations[0] | {"values": {}} == {"step": 2, "values": {}, "name": "small/s3/64", "samples": 9}
+    assert journal.glance(tmp_path).last("train/loss") == 1.0
+
+
 def test_nothing_written_is_planned(tmp_path: Path) -> None:
     assert journal.read(tmp_path / "nowhere").state is State.planned
 

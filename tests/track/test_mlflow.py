@@ -1,5 +1,6 @@
 """The MLflow mirror: everything the journals say, once; a server away costs nothing."""
 
+import json
 import os
 import signal
 import socket
@@ -211,3 +212,18 @@ def test_a_server_away_never_stops_a_trial_and_sync_catches_up(tmp_path: Path) -
     assert caught_up.returncode == 0, caught_up.stderr
     assert "4 trials had something new" in caught_up.stdout
     assert_mirrors(desk)
+
+
+def test_an_evaluation_is_sent_with_how_it_was_made_again_too(desk: Desk) -> None:
+    trial = desk.trials()[1]
+    log, mirror = Journal(ledger.trial_dir(desk.runs, trial)), Mirror(desk.runs, "ask")
+    mirror.sync()
+    name = "table3/niah_single_2/1024/help-1a2b3c4d"
+    for samples, accuracy in ((4, 0.25), (8, 0.5)):
+        log.evaluation(20, {f"{name}/accuracy": accuracy}, name=name, samples=samples, dtype="float32")
+        assert mirror.sync() == 1
+    run = next(run for run in children(desk) if run.data.tags["deltalab.trial"] == trial)
+    assert history(desk, run.info.run_id, f"{name}/accuracy") == [(20, 0.25), (20, 0.5)]
+    assert run.data.metrics[f"{name}/accuracy"] == 0.5
+    assert json.loads(run.data.tags[f"deltalab.evaluation.{name}"]) == {"samples": 8, "dtype": "float32"}
+    assert run.info.status == "FINISHED"

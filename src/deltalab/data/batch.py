@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deltalab.spec.data import DataSpec, RecallSpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import DataSpec, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 
 IGNORE = -100
 """Target of a position that is not scored."""
@@ -92,6 +92,14 @@ def make_task(spec: DataSpec, seed: int) -> Task:
         from deltalab.data.recall import Recall
 
         return Recall(spec, seed)
+    if isinstance(spec, SelectiveCopySpec):
+        from deltalab.data.selective_copy import SelectiveCopy
+
+        return SelectiveCopy(spec, seed)
+    if isinstance(spec, NeedleSpec):
+        from deltalab.data.needle import Needle
+
+        return Needle(spec, seed)
     if isinstance(spec, TextSpec):
         from deltalab.data.text import Text
 

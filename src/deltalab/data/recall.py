@@ -1,8 +1,9 @@
-"""Multi-query associative recall (MQAR, arXiv 2312.04927), with keys that may be bound again.
+"""Multi-query associative recall (MQAR, arXiv 2312.04927), with keys that may be bound again, and distractors.
 
 First come ``pairs`` bindings of distinct keys to distinct values, then ``overwrites`` of these keys bound again to
-another value, then every key once as a query, whose target is the key's newest value. Two pairs, one overwrite,
-vocab 16 (keys 1-7, values 8-15):
+another value, then every key once as a query, whose target is the key's newest value. Among the first bindings lie, in
+random order, those of ``distractors`` further keys that nobody asks for: they fill the state and interfere. Two pairs,
+one overwrite, vocab 16 (keys 1-7, values 8-15):
 
     position   1  2  3  4  5  6  7  8  9 10 11 12
     token      3 11  5  8  3 14  5  0  0  0  3  0
@@ -38,16 +39,18 @@ class Recall(GeneratedTask):
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` sequences of bindings and queries."""
-        pairs, half = self.spec.pairs, self.spec.vocab // 2
+        pairs, bound, half = self.spec.pairs, self.spec.pairs + self.spec.distractors, self.spec.vocab // 2
         tokens = np.zeros((rows, length), dtype=np.int64)
         targets = np.full((rows, length), IGNORE, dtype=np.int64)
-        keys = 1 + draw_distinct(rng, rows, half - 1, pairs)
-        values = half + draw_distinct(rng, rows, half, pairs)
-        _interleave(tokens, 0, keys, values)
+        keys = 1 + draw_distinct(rng, rows, half - 1, bound)
+        values = half + draw_distinct(rng, rows, half, bound)
+        order = draw_distinct(rng, rows, bound, bound) if self.spec.distractors else np.arange(bound)[None]
+        _interleave(tokens, 0, *(np.take_along_axis(part, order, axis=1) for part in (keys, values)))
+        keys, values = keys[:, :pairs], values[:, :pairs]
         rebound = draw_distinct(rng, rows, pairs, self.spec.overwrites)
         old = np.take_along_axis(values, rebound, axis=1)
         new = half + (old - half + rng.integers(1, half, size=old.shape)) % half
-        _interleave(tokens, 2 * pairs, np.take_along_axis(keys, rebound, axis=1), new)
+        _interleave(tokens, 2 * bound, np.take_along_axis(keys, rebound, axis=1), new)
         np.put_along_axis(values, rebound, new, axis=1)
 
         gaps = draw_gaps(rng, rows, self.spec.query_places(length), pairs, self.spec.gap_power)

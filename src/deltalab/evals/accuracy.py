@@ -13,6 +13,9 @@ from deltalab.data.batch import Batch, Task
 from deltalab.model.language_model import logits_of
 from deltalab.spec.eval import EvalSpec
 
+SQUARES = ("correct_2", "product", "count_2", "rows")
+"""Sums that an accuracy's standard error needs besides those of the accuracy."""
+
 
 def evaluate(
     model: nn.Module,
@@ -35,6 +38,44 @@ def evaluate(
         with a scored position, and for text ``eval/perplexity`` = exp(loss) and ``eval/bits_per_byte`` = the summed
         loss in bits over the UTF-8 bytes that the targets stand for.
     """
+    return _metrics(_totals(model, task, spec, device, autocast))
+
+
+def measure(model: nn.Module, task: Task, spec: EvalSpec, device: torch.device) -> dict[str, float]:
+    """Accuracy with its standard error. Arguments as ``evaluate``.
+
+    A sequence is the unit that is drawn, so the error is that of a ratio of sums over sequences (linearised: positions
+    of one sequence may go wrong together).
+
+    Returns:
+        ``accuracy``, ``stderr``, ``loss`` and ``accuracy/<slice>``, ``stderr/<slice>`` for every slice with a scored
+        position; an error of one sequence is NaN.
+    """
+    sums = _totals(model, task, spec, device, None)
+    values = {name.removeprefix("eval/"): value for name, value in _metrics(sums).items()}
+    for name in [name for name in values if name.partition("/")[0] == "accuracy"]:
+        part = name.removeprefix("accuracy")
+        values[f"stderr{part}"] = _error(*(sums[f"{kind}{part}"] for kind in ("correct", "count", *SQUARES)))
+    return values
+
+
+def _error(correct: float, count: float, correct_2: float, product: float, count_2: float, rows: float) -> float:
+    """√(n/(n−1) Σ(c_i − p·m_i)²) / Σm_i over n sequences with c_i correct of m_i positions, p = Σc_i/Σm_i."""
+    if rows < 2:
+        return math.nan
+    p = correct / count
+    spread = max(0.0, correct_2 - 2 * p * product + p * p * count_2)
+    return math.sqrt(rows / (rows - 1) * spread) / count
+
+
+def _totals(
+    model: nn.Module,
+    task: Task,
+    spec: EvalSpec,
+    device: torch.device,
+    autocast: contextlib.AbstractContextManager[Any] | None,
+) -> dict[str, float]:
+    """``_sums`` over all batches, and for text the bytes of the targets."""
     sums: dict[str, Any] = defaultdict(float)
     training = model.training
     model.eval()
@@ -47,25 +88,37 @@ def evaluate(
                     sums["bytes"] += int(task.token_bytes[batch.targets[batch.scored]].sum())
     finally:
         model.train(training)
-    return _metrics({name: float(value) for name, value in sums.items()})
+    return {name: float(value) for name, value in sums.items()}
 
 
 def _sums(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Summed loss (float64), correct predictions and scored positions of a batch, and the last two of its slices."""
+    """Summed loss (float64), and of the batch and each of its slices what ``_by_sequence`` sums."""
     tokens, targets, scored = (_on(part, device) for part in (batch.tokens, batch.targets, batch.scored))
+    rows = scored.nonzero()[:, 0]
     starts = None if batch.starts is None else _on(batch.starts, device)
     logits = logits_of(model, tokens, starts)[scored].float()
     targets = targets[scored]
     correct = logits.argmax(-1) == targets
-    sums = {
-        "loss": F.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64),
-        "count": scored.sum(),
-        "correct": correct.sum(),
-    }
+    sums = {"loss": F.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)}
+    sums |= _by_sequence(rows, correct, torch.ones_like(correct), "")
     for name, mask in batch.slices.items():
-        inside = _on(mask, device)[scored]
-        sums |= {f"count/{name}": inside.sum(), f"correct/{name}": (correct & inside).sum()}
+        sums |= _by_sequence(rows, correct, _on(mask, device)[scored], f"/{name}")
     return sums
+
+
+def _by_sequence(rows: Tensor, correct: Tensor, inside: Tensor, part: str) -> dict[str, Tensor]:
+    """Correct predictions c and positions m inside a slice: sums over sequences of c, m, c², c·m, m², and of m > 0.
+
+    Args:
+        rows: sequence of each scored position, [N].
+        correct: bool [N].
+        inside: bool [N].
+        part: ending of the sums' names.
+    """
+    m = torch.bincount(rows[inside]).double()
+    c = torch.bincount(rows[inside & correct], minlength=len(m)).double()
+    values = {"correct": c, "count": m, "correct_2": c * c, "product": c * m, "count_2": m * m, "rows": m > 0}
+    return {f"{name}{part}": value.sum() for name, value in values.items()}
 
 
 def _metrics(sums: dict[str, float]) -> dict[str, float]:

@@ -11,6 +11,9 @@ from deltalab.errors import ConfigError
 Ranges = list[tuple[int, int]]
 """Inclusive ranges counted from 1; a range is named ``first-last`` where it becomes a slice of a metric."""
 
+DEPTHS: Ranges = [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]
+"""Percent of a haystack, the upper bound outside but for 100: the slices of a needle's depth."""
+
 BYTE_VOCAB = 257
 """Tokens of the byte tokenizer: 256 bytes and the end of a document."""
 
@@ -147,17 +150,19 @@ class StateTrackingSpec(DataSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class RecallSpec(DataSpec):
-    """Multi-query associative recall (MQAR, arXiv 2312.04927), optionally with overwritten keys.
+    """Multi-query associative recall (MQAR, arXiv 2312.04927), optionally with overwritten keys and distractors.
 
     Attributes:
-        pairs: distinct keys bound per sequence.
+        pairs: distinct keys bound per sequence and asked for.
         overwrites: how many of them are bound again to another value (the newest counts).
+        distractors: further keys bound among them that are never asked for.
         vocab: tokens; keys come from the lower half, values from the upper half, 0 is filler.
         gap_power: exponent a of the query gaps, p(gap) ∝ a·gap^(a−1); small means early queries.
     """
 
     pairs: int = 8
     overwrites: int = 0
+    distractors: int = 0
     vocab: int = 64
     gap_power: float = 0.01
 
@@ -167,12 +172,14 @@ class RecallSpec(DataSpec):
             raise ConfigError("data.pairs", self.pairs, "a whole number from 1")
         if not 0 <= self.overwrites <= self.pairs:
             raise ConfigError("data.overwrites", self.overwrites, f"0 to data.pairs = {self.pairs}")
-        need = 4 * self.pairs + 2 * self.overwrites
-        for key in ("train_length", "test_length"):
-            if need > getattr(self, key):
-                raise ConfigError(f"data.{key}", getattr(self, key), f"at least 4·pairs + 2·overwrites = {need}")
-        if self.vocab % 2 or self.vocab < 2 * self.pairs + 2:
-            raise ConfigError("data.vocab", self.vocab, f"an even number from 2·pairs + 2 = {2 * self.pairs + 2}")
+        if self.distractors < 0:
+            raise ConfigError("data.distractors", self.distractors, "a whole number from 0")
+        need = self.context_length + 2 * self.pairs
+        _check_lengths(self, need, "4·pairs + 2·overwrites + 2·distractors")
+        smallest = 2 * (self.pairs + self.distractors) + 2
+        if self.vocab % 2 or self.vocab < smallest:
+            allowed = f"an even number from 2·(pairs + distractors) + 2 = {smallest}"
+            raise ConfigError("data.vocab", self.vocab, allowed)
         if not 0 < self.gap_power < math.inf:
             raise ConfigError("data.gap_power", self.gap_power, "a finite number above 0")
 
@@ -190,8 +197,8 @@ class RecallSpec(DataSpec):
 
     @property
     def context_length(self) -> int:
-        """Tokens before the first place a query can take: the pairs and the overwrites."""
-        return 2 * (self.pairs + self.overwrites)
+        """Tokens before the first place a query can take: the pairs, the distractors and the overwrites."""
+        return 2 * (self.pairs + self.distractors + self.overwrites)
 
     def query_places(self, length: int) -> int:
         """Places a query can take in a sequence of ``length`` tokens: every second one after the context."""
@@ -199,11 +206,80 @@ class RecallSpec(DataSpec):
 
     def gap_ranges(self, length: int) -> Ranges:
         """Gaps 1 to ``query_places(length)``, each range reaching twice as far: 1-4, 5-8, 9-16, 17-32, …"""
-        last, ranges, first, end = self.query_places(length), [], 1, 4
-        while first <= last:
-            ranges.append((first, min(end, last)))
-            first, end = end + 1, 2 * end
-        return ranges
+        return doubling_ranges(self.query_places(length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveCopySpec(DataSpec):
+    """Selective copying: symbols strewn among blanks, to be repeated in order at the end.
+
+    Attributes:
+        copies: symbols per sequence.
+        vocab: tokens; 0 is the blank, 1 asks for the next symbol, the others are symbols.
+    """
+
+    copies: int = 8
+    vocab: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.copies < 1:
+            raise ConfigError("data.copies", self.copies, "a whole number from 1")
+        _check_lengths(self, 2 * self.copies, "2·copies")
+        if self.vocab < 4:
+            raise ConfigError("data.vocab", self.vocab, "a whole number from 4")
+
+    @property
+    def vocab_size(self) -> int:
+        """``vocab``."""
+        return self.vocab
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Symbols by their place in the order, e.g. ``order/1-4``."""
+        return tuple(f"order/{range_name(*r)}" for r in doubling_ranges(self.copies))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleSpec(DataSpec):
+    """A needle in noise, byte by byte: a number that a letter was given somewhere among random bytes.
+
+    Attributes:
+        needles: letters that are given a number; one of them is asked for.
+        digits: of a number.
+    """
+
+    needles: int = 1
+    digits: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.needles <= 26:
+            raise ConfigError("data.needles", self.needles, "1 to 26, the letters there are")
+        if self.digits < 1:
+            raise ConfigError("data.digits", self.digits, "a whole number from 1")
+        need = self.needles * self.needle_length + self.question_length
+        _check_lengths(self, need, "needles·(digits + 3) + digits + 1")
+
+    @property
+    def vocab_size(self) -> int:
+        """That of the byte tokenizer."""
+        return BYTE_VOCAB
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Percent of the way to the question at which the needle lies, e.g. ``depth/0-20``."""
+        return tuple(f"depth/{range_name(*r)}" for r in DEPTHS)
+
+    @property
+    def needle_length(self) -> int:
+        """Bytes of ``K=1234;``."""
+        return self.digits + 3
+
+    @property
+    def question_length(self) -> int:
+        """Bytes of ``K=123``: the last digit is only predicted."""
+        return self.digits + 1
 
 
 LOCATING = ("hub", "hub_config", "hub_revision", "hub_split", "files", "column", "tokenizer_name")
@@ -304,6 +380,21 @@ class TextSpec(DataSpec):
     def embedded(self) -> bool:
         """Whether everything needed is on every machine, so that nothing has to be prepared."""
         return self.corpus is not None and self.tokenizer is not Tokenizer.given
+
+
+def _check_lengths(spec: DataSpec, need: int, why: str) -> None:
+    for key in ("train_length", "test_length"):
+        if need > getattr(spec, key):
+            raise ConfigError(f"data.{key}", getattr(spec, key), f"at least {why} = {need}")
+
+
+def doubling_ranges(last: int) -> Ranges:
+    """1 to ``last``, each range reaching twice as far: 1-4, 5-8, 9-16, 17-32, …"""
+    ranges, first, end = [], 1, 4
+    while first <= last:
+        ranges.append((first, min(end, last)))
+        first, end = end + 1, 2 * end
+    return ranges
 
 
 def range_name(first: int, last: int) -> str:

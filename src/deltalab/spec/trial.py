@@ -9,7 +9,15 @@ from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deltalab.errors import ConfigError
-from deltalab.spec.data import LOCATING, DataSpec, RecallSpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import (
+    LOCATING,
+    DataSpec,
+    NeedleSpec,
+    RecallSpec,
+    SelectiveCopySpec,
+    StateTrackingSpec,
+    TextSpec,
+)
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
@@ -20,6 +28,8 @@ T = TypeVar("T")
 DATA_SPECS: dict[str, type[DataSpec]] = {
     "state_tracking": StateTrackingSpec,
     "recall": RecallSpec,
+    "selective_copy": SelectiveCopySpec,
+    "needle": NeedleSpec,
     "text": TextSpec,
 }
 """Task name (as written in a frozen config) to the spec of its data."""

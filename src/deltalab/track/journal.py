@@ -4,6 +4,7 @@ A line is one of
 
     {"t": 1700000000.0, "event": "state", "state": "running", ...details}
     {"t": 1700000001.0, "event": "metrics", "step": 20, "values": {"train/loss": 0.69}}
+    {"t": 1700000002.0, "event": "evaluation", "step": 20, "values": {"small/parity/64/accuracy": 0.98}, ...details}
 
 A run directory holds
 
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
+MEASURED = ("metrics", "evaluation")
+"""Events whose values are metrics of a step."""
 GLANCE_LINES = 16
 """Newest lines of a journal that tell the present metrics."""
 
@@ -60,6 +63,7 @@ class Record:
         state: the last state written (``planned`` when there is no journal).
         details: the fields written with that state (error, traceback, summary …).
         metrics: metric name → {step: value}; a step logged again after a resume counts once, the newest.
+        evaluations: what the finished trial was measured on (``deltalab eval``): the details of each, in order.
         started: time of the first ``running``, seconds since the epoch.
         updated: time of the last line.
         seconds: running time summed over all executions.
@@ -71,6 +75,7 @@ class Record:
     state: State = State.planned
     details: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     started: float | None = None
     updated: float | None = None
     seconds: float = 0.0
@@ -122,6 +127,11 @@ class Journal:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record metrics of a step; survives a killed process."""
         self._append({"t": time.time(), "event": "metrics", "step": step, "values": values}, durable=False)
+
+    def evaluation(self, step: int, values: dict[str, float], **details: Any) -> None:
+        """Record what the model of a step was measured on, and how; on disk when this returns."""
+        entry = {"t": time.time(), "event": "evaluation", "step": step, "values": values, **details}
+        self._append(entry, durable=True)
 
     def _append(self, entry: dict[str, Any], durable: bool) -> None:
         self.check()
@@ -191,7 +201,9 @@ def extend(record: Record, lines: list[dict[str, Any]]) -> None:
         if record.state is State.running and record.updated is not None and not resumed:
             record.seconds += max(0.0, moment - record.updated)
         record.updated = moment
-        if line["event"] == "metrics":
+        if line["event"] == "evaluation":
+            record.evaluations.append({k: v for k, v in line.items() if k not in ("t", "event")})
+        if line["event"] in MEASURED:
             record.step = line["step"]
             for name, value in line["values"].items():
                 record.metrics.setdefault(name, {})[line["step"]] = value

@@ -29,6 +29,7 @@ from deltalab.wording import without_password
 
 METRICS_PER_BATCH = 1000
 """What one log_batch call of MLflow takes."""
+TAGS_PER_BATCH = 100
 STATUS = {
     State.planned: "SCHEDULED",
     State.queued: "SCHEDULED",
@@ -243,14 +244,21 @@ class Mirror:
         points = [
             Metric(name, value, int(line["t"] * 1000), line["step"])
             for line in lines
-            if line["event"] == "metrics"
+            if line["event"] in journal.MEASURED
             for name, value in line["values"].items()
-            if line["step"] > cursor.steps.get(name, -1)
+            if line["event"] == "evaluation" or line["step"] > cursor.steps.get(name, -1)
         ]
         for start in range(0, len(points), METRICS_PER_BATCH):
             self._client.log_batch(cursor.run_id, metrics=points[start : start + METRICS_PER_BATCH])
         for point in points:
             cursor.steps[point.key] = max(point.step, cursor.steps.get(point.key, -1))
+        tags = [
+            RunTag(f"deltalab.evaluation.{line['name']}", json.dumps(_details(line), sort_keys=True))
+            for line in lines
+            if line["event"] == "evaluation"
+        ]
+        for start in range(0, len(tags), TAGS_PER_BATCH):
+            self._client.log_batch(cursor.run_id, tags=tags[start : start + TAGS_PER_BATCH])
         state = next((line["state"] for line in reversed(lines) if line["event"] == "state"), cursor.state)
         if state != cursor.state:
             cursor.state = state
@@ -272,6 +280,11 @@ class Mirror:
     def _save(self) -> None:
         assert self._book is not None
         write_atomic(self.folder / "mlflow.json", json.dumps(asdict(self._book), indent=1))
+
+
+def _details(line: dict[str, Any]) -> dict[str, Any]:
+    """How an evaluation was made, without what it measured."""
+    return {key: value for key, value in line.items() if key not in ("t", "event", "step", "values", "name")}
 
 
 def _trials(cell: dict[str, Any]) -> Iterator[tuple[str, int, str]]:

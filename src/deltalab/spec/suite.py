@@ -1,0 +1,101 @@
+"""What a finished trial is measured on: a suite of tasks, and how much of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from deltalab.errors import ConfigError, UsageError
+
+
+class Suite(Enum):
+    """table3: needles in a haystack, as the paper's Table 3; small: the drawn tasks, longer and fuller than trained."""
+
+    table3 = "table3"
+    small = "small"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSpec:
+    """A suite and how it is run.
+
+    Attributes:
+        suite: which.
+        task: of its tasks these; empty takes those of the suite that the trial can express.
+        lengths: in tokens; empty takes the suite's own.
+        samples: sequences or prompts of a task at a length.
+        batch_size: of them at a time; changes no result.
+        add_bos: whether a prompt begins a document (``table3``).
+        haystack: ``help`` or a file, of the tasks in prose (``table3``).
+    """
+
+    suite: Suite
+    task: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+    samples: int = 500
+    batch_size: int = 8
+    add_bos: bool = True
+    haystack: str = "help"
+
+    def __post_init__(self) -> None:
+        for key, numbers in (
+            ("lengths", self.lengths),
+            ("samples", (self.samples,)),
+            ("batch_size", (self.batch_size,)),
+        ):
+            if any(number < 1 for number in numbers):
+                shown = ",".join(map(str, numbers))
+                raise ConfigError(key, shown, "whole numbers from 1" if key == "lengths" else "a whole number from 1")
+
+
+def read_settings(settings: Sequence[str]) -> SuiteSpec:
+    """The suite of settings as they are typed: ``suite=small task=mqar,parity lengths=64,128 samples=200``.
+
+    Raises:
+        UsageError: no setting, a key that is none, a key given twice, no suite.
+        ConfigError: a value that is not allowed.
+    """
+    keys = [field.name for field in fields(SuiteSpec)]
+    given: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key not in keys or key in given:
+            raise UsageError(f"{setting}: allowed is KEY=VALUE, each once, with one of {', '.join(keys)}")
+        given[key] = value
+    if "suite" not in given:
+        raise UsageError(f"suite: none given; allowed is suite= one of {', '.join(suite.value for suite in Suite)}")
+    return SuiteSpec(**{key: _READ[key](key, value) for key, value in given.items()})
+
+
+def _suite(key: str, value: str) -> Suite:
+    try:
+        return Suite(value)
+    except ValueError:
+        raise ConfigError(key, value, [suite.value for suite in Suite]) from None
+
+
+def _whole(key: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ConfigError(key, value, "whole numbers from 1")
+    return int(value)
+
+
+def _flag(key: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ConfigError(key, value, ["true", "false"])
+    return value == "true"
+
+
+def _list(value: str) -> list[str]:
+    return value.removeprefix("[").removesuffix("]").split(",")
+
+
+_READ: dict[str, Any] = {
+    "suite": _suite,
+    "task": lambda key, value: tuple(_list(value)),
+    "lengths": lambda key, value: tuple(_whole(key, part) for part in _list(value)),
+    "samples": _whole,
+    "batch_size": _whole,
+    "add_bos": _flag,
+    "haystack": lambda key, value: value,
+}
