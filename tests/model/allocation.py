@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +16,7 @@ from deltalab.kernels import dispatch
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.train import Precision
 from deltalab.spec.trial import TrialSpec
+from deltalab.train.loss import Scorer
 
 
 class Allocated(TorchDispatchMode):
@@ -86,9 +86,8 @@ def allocated(spec: TrialSpec, gpu: bool) -> int:
         moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]
         tokens = torch.zeros(spec.train.batch_size, spec.data.train_length, dtype=torch.int64)
         with torch.autocast("cpu", torch.bfloat16, enabled=spec.train.precision is Precision.bf16):
-            logits = model(tokens)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="sum") / tokens.numel()
-        loss.backward()
+            loss, _ = Scorer(model)(tokens, tokens, count=True)
+        (loss / tokens.numel()).backward()
         assert len(moments) == 2 * len(parameters)
         return memory.peak
 
