@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.allocated import Allocated
 from deltalab.data.batch import IGNORE
 from deltalab.model.memory import LOGITS_BYTES
 from deltalab.spec.launcher import Device
 from deltalab.track import journal
 from deltalab.train import loss
 from deltalab.train.trial import run_trial
-from tests.model.allocation import Allocated
 from tests.specs import trial
 from tests.train.runs import assert_equal
 
