@@ -72,9 +72,10 @@ def spec_of(preset: str, variant: str, family: str, checkpointing: bool, options
     sequences, length = options.shape
     overrides = [
         f"model={preset}", f"variant={variant}", f"variant.pattern={FAMILIES[family]}", "data=recall",
-        "data.pairs=1", "data.overwrites=0", f"model.vocab_size={options.vocab}", f"data.train_length={length}", f"data.test_length={length}",
-        f"train.batch_size={sequences}", f"train.precision={options.precision}",
-        f"train.activation_checkpointing={checkpointing}", f"train.compile={options.compile}", "eval.sequences=1", "eval.batch_size=1",
+        "data.pairs=1", "data.overwrites=0", f"data.train_length={length}", f"data.test_length={length}",
+        f"model.vocab_size={options.vocab}", f"train.batch_size={sequences}", f"train.precision={options.precision}",
+        f"train.compile={options.compile}", f"train.activation_checkpointing={checkpointing}", "eval.sequences=1",
+        "eval.batch_size=1",
     ]  # fmt: skip
     return resolve(load.trial_spec(load.compose(overrides)))
 
