@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-data bench-orchestration dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-models bench-data bench-orchestration dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -69,6 +69,9 @@ bench-kernels: install ## Time the kernels on this GPU beside flash-linear-atten
 
 bench-data: install ## Time preparing and reading texts on this CPU
 	$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-models: install ## Time training and decoding of every system, on a GPU if one is here (ARGS="--device cuda")
+	$(BIN)/python -m benchmarks.models $(ARGS)
 
 bench-orchestration: install ## Time planning, submitting, relaunching beside hydra-submitit-launcher (extra `bench`)
 	$(BIN)/python -m benchmarks.orchestration $(ARGS)

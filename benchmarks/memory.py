@@ -68,13 +68,14 @@ def choices(group: str) -> list[str]:
 
 
 def spec_of(preset: str, variant: str, family: str, checkpointing: bool, options: argparse.Namespace) -> TrialSpec:
-    """The trial of a row."""
+    """The trial of a row; of the options shape, vocab, precision and compile count."""
     sequences, length = options.shape
     overrides = [
         f"model={preset}", f"variant={variant}", f"variant.pattern={FAMILIES[family]}", "data=recall",
-        f"model.vocab_size={options.vocab}", f"data.train_length={length}", f"data.test_length={length}",
-        f"train.batch_size={sequences}", "train.precision=bf16", f"train.activation_checkpointing={checkpointing}",
-        f"train.compile={options.compile}", "eval.sequences=1", "eval.batch_size=1",
+        "data.pairs=1", "data.overwrites=0", f"data.train_length={length}", f"data.test_length={length}",
+        f"model.vocab_size={options.vocab}", f"train.batch_size={sequences}", f"train.precision={options.precision}",
+        f"train.compile={options.compile}", f"train.activation_checkpointing={checkpointing}", "eval.sequences=1",
+        "eval.batch_size=1",
     ]  # fmt: skip
     return resolve(load.trial_spec(load.compose(overrides)))
 
@@ -147,6 +148,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.set_defaults(precision="bf16")
     return parser.parse_args(arguments)
 
 

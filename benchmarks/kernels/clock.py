@@ -1,7 +1,9 @@
-"""What a call takes on a GPU: time by CUDA events, memory by torch's allocator."""
+"""What a call takes: time by CUDA events, or on a CPU by the clock; memory on a GPU by torch's allocator."""
 
 import statistics
+import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -14,13 +16,29 @@ COPIED = 2**30
 """Bytes of the copy that measures the bandwidth."""
 
 
-def milliseconds(work: Callable[[int], object]) -> float:
-    """Median of CUDA events around calls; ``work`` is told whose turn it is."""
+def milliseconds(work: Callable[[int], object], least: int = ROUNDS[0], on_gpu: bool = True) -> float:
+    """Median over calls.
+
+    Args:
+        work: told whose turn it is.
+        least: calls that are timed at least.
+        on_gpu: by CUDA events around them.
+    """
+    timed = _events if on_gpu else _clocked
     for turn in range(WARM):
         work(turn)
-    rough = statistics.median(_events(work, WARM))
-    calls = min(max(round(1e3 * TIMED / max(rough, 1e-3)), ROUNDS[0]), ROUNDS[1])
-    return statistics.median(_events(work, calls))
+    rough = statistics.median(timed(work, min(WARM, least)))
+    calls = min(max(round(1e3 * TIMED / max(rough, 1e-3)), least), ROUNDS[1])
+    return statistics.median(timed(work, calls))
+
+
+def _clocked(work: Callable[[int], object], calls: int) -> list[float]:
+    """Milliseconds of each of so many calls on a CPU."""
+    marks = [time.perf_counter()]
+    for turn in range(calls):
+        work(turn)
+        marks.append(time.perf_counter())
+    return [1e3 * (stop - start) for start, stop in pairwise(marks)]
 
 
 def _events(work: Callable[[int], object], calls: int) -> list[float]:

@@ -1,50 +1,20 @@
 """What a training step allocates, tensor by tensor: on the CPU for real, in a GPU's form without one (fake tensors)."""
 
 import contextlib
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
+from benchmarks.allocated import Allocated
 from deltalab.kernels import dispatch
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.train import Precision
 from deltalab.spec.trial import TrialSpec
-
-
-class Allocated(TorchDispatchMode):
-    """Bytes of the tensors that are alive, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._count, out)
-        return out
-
-    def _count(self, x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._alive:
-            self._alive.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
-        return x
-
-    def _forget(self, key: int, size: int) -> None:
-        self._alive.discard(key)
-        self.now -= size
+from deltalab.train.loss import Scorer
 
 
 class FusedNorm(torch.autograd.Function):
@@ -86,9 +56,8 @@ def allocated(spec: TrialSpec, gpu: bool) -> int:
         moments = [torch.zeros_like(p) for p in parameters for _ in range(2)]
         tokens = torch.zeros(spec.train.batch_size, spec.data.train_length, dtype=torch.int64)
         with torch.autocast("cpu", torch.bfloat16, enabled=spec.train.precision is Precision.bf16):
-            logits = model(tokens)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="sum") / tokens.numel()
-        loss.backward()
+            loss, _ = Scorer(model)(tokens, tokens, count=True)
+        (loss / tokens.numel()).backward()
         assert len(moments) == 2 * len(parameters)
         return memory.peak
 

@@ -59,11 +59,13 @@ def test_a_trial_with_checkpointing_ends_bitwise_equal(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_trial_has_the_losses_of_an_eager_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_a_compiled_trial_has_the_losses_of_an_eager_one(checkpointing: str, tmp_path: Path) -> None:
     for compiled in ("false", "true"):
         spec = trial(
-            f"train.compile={compiled}", "variant.pattern=[swa]", "model.depth=1", "data.train_length=16",
-            "data.test_length=16", "train.steps=4", "train.batch_size=4", "train.log_every=1",
+            f"train.compile={compiled}", f"train.activation_checkpointing={checkpointing}",
+            "variant.pattern=[swa]", "model.depth=1", "data.train_length=16", "data.test_length=16",
+"train.steps=4", "train.batch_size=4", "train.log_every=1",
         )  # fmt: skip
         run_trial(spec, tmp_path / compiled, Device.cpu)
     eager, compiled = (journal.read(tmp_path / name).metrics["train/loss"] for name in ("false", "true"))

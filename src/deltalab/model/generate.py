@@ -72,7 +72,7 @@ def _stream(
     else:
         generator.manual_seed(sampling.seed)
     logits, cache = _read(model, prompts, sampling.max_tokens)
-    step, running = _Steps(model, cache), list(range(len(prompts)))
+    step, running = Steps(model, cache), list(range(len(prompts)))
     for left in range(sampling.max_tokens, 0, -1):
         tokens = choose(logits, sampling, generator)
         chosen = tokens.tolist()
@@ -86,7 +86,7 @@ def _stream(
         logits = step(tokens)
 
 
-class _Steps:
+class Steps:
     """``LanguageModel.step`` of one cache, on a GPU replayed from a CUDA graph, for its launches take longer than it.
 
     The cache must have room for all steps. What a call returns holds until the next.

@@ -115,17 +115,25 @@ class LanguageModel(nn.Module):
         cache.length = length
 
 
-def logits_of(module: nn.Module, tokens_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
-    """Logits [B, T, vocab] of sequences in which documents may begin that know nothing of the ones before.
+def in_a_row(tokens_BT: Tensor, starts_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A batch as a model takes it: as it is with None, or where documents begin, all of it as one packed row.
 
     Args:
-        module: a language model, or what computes as one.
         tokens_BT: int64 [B, T].
-        starts_BT: bool [B, T], where such a document begins; None where none does. A sequence begins afresh anyway.
+        starts_BT: bool [B, T], where a document begins that knows nothing of the ones before; None where none does. A
+            sequence begins afresh anyway.
+
+    Returns:
+        Tokens [B, T] and None, or tokens [1, B·T] and ``cu_seqlens``.
     """
     if starts_BT is None:
-        return module(tokens_BT)
+        return tokens_BT, None
     starts_BT = starts_BT.clone()
     starts_BT[:, 0] = True
     cu_seqlens = F.pad(starts_BT.flatten().nonzero().flatten(), (0, 1), value=tokens_BT.numel())
-    return module(tokens_BT.reshape(1, -1), cu_seqlens).view(*tokens_BT.shape, -1)
+    return tokens_BT.reshape(1, -1), cu_seqlens
+
+
+def logits_of(module: nn.Module, tokens_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+    """Logits [B, T, vocab] of a language model, or of what computes as one; arguments as ``in_a_row``."""
+    return module(*in_a_row(tokens_BT, starts_BT)).view(*tokens_BT.shape, -1)

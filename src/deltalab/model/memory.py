@@ -9,7 +9,9 @@ N tokens of a process's part of a batch, D = d_model, M the MLP's width, V_ocab 
     activations   what every block keeps for its backward pass; with checkpointing its input alone, 4 D N a block
     block         with checkpointing, what the block that goes back keeps after all
     transient     gradients of activations in the block that goes back: 3 e M N, or those inside the recurrence
-    head          norm and log-probabilities, 4 V_ocab N (logits too under bf16), and twice that again going back
+    head          norm, its gradient, and of the n tokens that the loss takes at once (``tokens_at_once``) the
+                  log-probabilities, 4 V_ocab n, and twice that again going back; where there is more than one such
+                  chunk also the head's gradient, of the chunks before and of the present one
     gradients     4 P, complete when the backward pass ends
 
 Going back, activations leave and gradients come, both block by block, so the peak is at one of the two ends, the head
@@ -21,12 +23,14 @@ keeps, in bytes per token (K, V: channels of all heads' keys, values; C = 2 K + 
     MLP           4 e M: gate, SiLU(gate), up, their product
     attention     7 e D: q, k, v, q and k rotated, the output in two layouts; a window's mask, e T over the sequences
     convolution   w e C: its input as often as it has taps; 4 C its output; 4 C SiLU of that
-    gates         those with channels: decay 12 K (rate, step, decay in fp32), erase e K, write e V
+    gates         those with channels: decay 12 K (rate, step, decay in fp32), or e K where kernels take the rate;
+                  erase e K, write e V
     recurrence    inputs, R, and of every chunk scores, inverse, factors and first state: ``_recurrence``
     output        8 V read-out and its norm; 3 e V gate, SiLU(gate), the last product's input
 
 Tests hold this within 15 % of what a training step allocates, for every system, on a CPU and in a GPU's form. Left out:
-the CUDA context, which torch's allocator does not see, fragmentation, and what torch.compile saves.
+the CUDA context, which torch's allocator does not see, fragmentation, what torch.compile saves, and the smaller pieces
+of logits that liger-kernel takes.
 """
 
 from dataclasses import dataclass
@@ -41,6 +45,15 @@ WORKSPACE = 32 * 2**20
 """What matrix products take on a GPU for themselves (cuBLAS on Hopper)."""
 PROCESS = 400 * 2**20
 """What a process that trains on a CPU takes beside its tensors: interpreter, torch, allocator."""
+
+
+LOGITS_BYTES = 2**27
+"""Most bytes of fp32 logits that the loss of training (``train.loss``) has at once."""
+
+
+def tokens_at_once(vocab_size: int) -> int:
+    """Of how many tokens the loss of training takes the logits at once."""
+    return max(1, LOGITS_BYTES // (4 * vocab_size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +122,7 @@ def training_memory(spec: TrialSpec, gpu: bool, processes: int = 1) -> Memory:
     kept = [round(tokens * block.kept) for block in blocks]
     parameters = cost(spec.variant, model, 1).parameters
     casts = form.element * parameters if form.narrow else 0
-    logits = tokens * model.vocab_size * (form.element if form.narrow else 4)
     transient = round(tokens * max(block.transient for block in blocks))
-    head = tokens * (form.norm(model.d_model) + form.linears(1, model.d_model) + 4 * model.vocab_size)
     gradients, embedding = 4 * parameters, 4 * model.vocab_size * model.d_model
     before = gradients if train.accumulation > 1 else 0  # of the batch's parts before
     under_way = max(kept)
@@ -124,13 +135,24 @@ def training_memory(spec: TrialSpec, gpu: bool, processes: int = 1) -> Memory:
         base=WORKSPACE if gpu else PROCESS,
         resident=12 * parameters,
         phases={
-            "head": before + casts + activations + head + logits * form.narrow + 8 * model.vocab_size * tokens,
-            "last block": max(before, embedding) + casts + activations + under_way + transient + logits,
-            "first block": gradients + max(kept) + transient + logits,
-            "update": gradients + logits,
+            "head": before + casts + activations + head_bytes(model, form, tokens),
+            "last block": max(before, embedding) + casts + activations + under_way + transient,
+            "first block": gradients + max(kept) + transient,
+            "update": gradients,
             "evaluation": gradients + evaluation_bytes(spec, form),
         },
     )
+
+
+def head_bytes(model: ModelSpec, form: Form, tokens: int) -> int:
+    """What the norm, the head and the loss (``train.loss``) take when the last chunk or the one before it goes back."""
+    vocab = model.vocab_size or 0
+    once, weight = min(tokens, tokens_at_once(vocab)), vocab * model.d_model
+    inputs = tokens * form.norm(model.d_model) + once * form.linears(1, model.d_model)
+    chunk = 12 * once * vocab
+    if once == tokens:
+        return inputs + tokens * 4 * model.d_model + chunk
+    return inputs + tokens * 8 * model.d_model + chunk + 4 * weight + form.element * form.narrow * weight
 
 
 def evaluation_bytes(spec: TrialSpec, form: Form) -> int:
@@ -206,7 +228,8 @@ def _gated_delta(variant: VariantSpec, model: ModelSpec, form: Form) -> tuple[fl
     total += (e * model.conv_width + 4) * channels if model.conv_width else e * channels
     total += 4 * channels  # SiLU
     if decays and (variant.decay is Decay.channel or pool):
-        total += e * model.head_dim + 12 * keys
+        inside = form.gpu and variant.decay is Decay.channel  # the kernels activate it
+        total += e * model.head_dim + (e if inside else 12) * keys
     if erases and (variant.erase is Erase.channel or pool):
         total += e * keys
     if writes and (variant.write is Write.channel or pool):

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.data.batch import Batch, make_task
 from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
-from deltalab.model.language_model import LanguageModel, logits_of
+from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import TextSpec
 from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal
 from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
+from deltalab.train.loss import Scorer
 from deltalab.train.optim import learning_rate, make_optimizer
 
 
@@ -59,9 +59,7 @@ class Trainer:
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
         apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
-        computing = torch.compile(self.model, dynamic=None if apart else False) if spec.train.compile else self.model
-        assert isinstance(computing, nn.Module), "a module compiles to one"
-        self._replica = world.replica(computing)
+        self._replica = world.replica(Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False))
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -137,12 +135,10 @@ class Trainer:
         for number, (tokens_part, targets_part, starts_part) in enumerate(pieces, start=1):
             with self.world.apart(self._replica, number < train.accumulation):
                 with self._autocast():
-                    logits = logits_of(self._replica, tokens_part, starts_part)
-                loss = _summed_loss(logits, targets_part) / scored
+                    summed, correct = self._replica(tokens_part, targets_part, count_correct, starts_part)
+                loss = summed / scored
                 loss.backward()
-            figures[0] += loss.detach()
-            if count_correct:
-                figures[1] += (logits.detach().argmax(-1) == targets_part).sum()
+            figures += torch.stack([loss.detach(), correct])
         self.world.add(figures)
         return figures
 
@@ -191,7 +187,3 @@ def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
     model = model.to_empty(device=device)
     initialise(model, spec.model, spec.seed)
     return model
-
-
-def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
