@@ -48,7 +48,7 @@ class Lookup(nn.Module):
         self.logits = nn.Parameter(torch.tensor(probabilities).log())
         self.modes: list[tuple[bool, bool]] = []
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """int64 [B, T] → [B, T, 2]."""
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
         return self.logits[tokens_BT]
@@ -106,7 +106,7 @@ def test_autocast_holds_for_the_forward_pass():
     seen = []
 
     class Spy(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
+        def forward(self, input: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
             out = super().forward(F.one_hot(input, 2).float())
             seen.append(out.dtype)
             return out
@@ -133,11 +133,11 @@ def test_a_perfect_and_a_blind_model_on_recall():
     answers = iter(torch.from_numpy(whole.targets).clamp(min=0).split(16))
 
     class Oracle(nn.Module):
-        def forward(self, tokens_BT: Tensor) -> Tensor:
+        def forward(self, tokens_BT: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
             return 100.0 * F.one_hot(next(answers), spec.vocab)
 
     class Blind(nn.Module):
-        def forward(self, tokens_BT: Tensor) -> Tensor:
+        def forward(self, tokens_BT: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
             return torch.zeros(*tokens_BT.shape, spec.vocab)
 
     values = evaluate(Oracle(), task, EvalSpec(sequences=64, batch_size=16), CPU)
