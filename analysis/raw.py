@@ -28,6 +28,7 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
         "baseline": cell.name == results.baseline,
         "seeds_planned": len(cell.trials),
         "seeds_completed": len(results.seeds_in(cell, State.completed)),
+        "seeds_compared": len(results.compared(cell)),
         "parameters": cell.parameters,
         "mismatch": cell.mismatch,
         "state_size": cell.state_size,
@@ -49,7 +50,8 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
                 f"{metric}:p_holm": against.holm if against else None,
                 f"{metric}:hedges_g_z": against.g if against else None,
             }
-    row["notes"] = notes.missing_seeds(results, cell)
+    said = (notes.missing_seeds, notes.ended_later, notes.unequal_tokens)
+    row["notes"] = "; ".join(filter(None, (note(results, cell) for note in said)))
     return row
 
 

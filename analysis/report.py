@@ -65,7 +65,7 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
     """Everything the pages say, pictures drawn.
 
     Args:
-        asked: the metrics the user named, for the command that repeats this report.
+        asked: the options that the user gave, for the command that repeats this report.
     """
     several = len(results.cells) > 1
     has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
@@ -229,7 +229,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 def _commands(results: Results, asked: Sequence[str]) -> list[tuple[str, str]]:
     words = ["python", "-m", "analysis.compare", results.record.name]
     words += ["--runs", str(results.runs)] if results.runs != RUNS else []
-    words += [word for name in asked for word in ("--metric", name)]
+    words += asked
     return [("Run the study", results.record.command), ("Make this report", shlex.join(words))]
 
 

@@ -16,7 +16,6 @@ from analysis.sources import provenance_line
 from analysis.statistics import Difference, Effect, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
-from deltalab.track.journal import State
 
 SIGNIFICANT = 0.05
 """Differences with a corrected p below this are coloured where the format has colours."""
@@ -86,7 +85,8 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     rows = []
     for cell in results.cells:
         row = [Item(text=level, sort=level) for level in cell.levels.values()]
-        marks = book.mark(notes.same_trials(results, cell)) + book.mark(notes.tuned(results, cell))
+        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.unequal_tokens)
+        marks = tuple(mark for note in said for mark in book.mark(note(results, cell)))
         row[0] = Item(text=row[0].text, sort=row[0].sort, marks=marks)
         row += [_seeds_item(results, cell, book)] if show_seeds else []
         row += _size_items(results, cell, book)
@@ -199,7 +199,7 @@ def _columns(results: Results, show_seeds: bool, show_difference: bool, show_p: 
 
 
 def _seeds_item(results: Results, cell: CellRecord, book: Notes) -> Item:
-    done = len(results.seeds_in(cell, State.completed))
+    done = len(results.compared(cell))
     mark = book.mark(notes.missing_seeds(results, cell))
     return Item(text=f"{done}/{len(cell.trials)}", marks=mark, sort=done)
 

@@ -107,6 +107,14 @@ def test_metrics_can_be_chosen(made: Made, run: Run):
     assert f"--metric train/loss --metric {ACCURACY}" in text
 
 
+def test_an_equal_step_is_said_and_marked(made: Made, run: Run):
+    done = run("--no-mlflow", "--metric", "train/loss", "--at", "step=45")
+    assert done.code == 0, done.err
+    assert "Compared at step 45: the newest value of each trial that is not beyond it." in done.out
+    assert "2 of 3 seeds: seed 2 failed before step 45" in done.out
+    assert "--metric train/loss --at step=45" in (made.report / "report.md").read_text()
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_report_goes_to_mlflow_unless_it_must_not(
     made: Made, monkeypatch: pytest.MonkeyPatch, wanted: bool, run: Run
