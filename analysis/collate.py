@@ -20,7 +20,7 @@ from analysis.budget import Budget, Unit, chosen
 from analysis.curves import Piece, curves_of
 from analysis.trial_sources import Source, Told, from_journals, from_mlflow
 from deltalab.errors import UsageError
-from deltalab.spec.study import Goal
+from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord, StudyRecord
 from deltalab.track.journal import State
@@ -102,6 +102,21 @@ class Results:
     def baseline(self) -> str:
         """Name of the baseline's cell."""
         return self.cells[0].name
+
+    @property
+    def left_out(self) -> tuple[str, dict[str, str]] | None:
+        """Of a leave-one-out design the full model's cell, and group of factors → the cell that is without it."""
+        if self.record.study.get("design") != Design.leave_one_out.value:
+            return None
+        full, cells = {factor: levels[-1] for factor, levels in self.factors.items()}, self.levels
+        name_of = {frozenset(levels.items()): name for name, levels in cells.items()}
+        group_of = {factor: tuple(group) for group in self.record.study.get("zipped") or [] for factor in group}
+        groups = dict.fromkeys(group_of.get(factor, (factor,)) for factor in self.factors)
+        lesser = {" + ".join(g): full | {factor: self.baseline_levels[factor] for factor in g} for g in groups}
+        without = {group: name_of.get(frozenset(levels.items())) for group, levels in lesser.items()}
+        there = {group: cell for group, cell in without.items() if cell is not None}
+        whole = name_of.get(frozenset(full.items()))
+        return (whole, there) if whole is not None and there else None
 
     @property
     def levels(self) -> dict[str, dict[str, str]]:

@@ -98,7 +98,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
             text = mean_and_half(found, places[metric.name])
             row.append(Item(text=text, bold=cell.name in best[metric.name], marks=marks, sort=found.mean))
         if differences:
-            row += _difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
+            row += difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
         rows.append(row)
     return Table(
         title=f"{results.record.name}: {results.record.study.get('question', '')}".rstrip(": "),
@@ -133,7 +133,7 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
     for metric in results.metrics:
         for cell in results.cells[1:]:
             found = summaries[metric.name].differences[cell.name]
-            items = _difference_items(found, metric, places[metric.name], True, book)
+            items = difference_items(found, metric, places[metric.name], True, book)
             rows.append(
                 [
                     Item(text=metric.label, sort=metric.name),
@@ -214,9 +214,10 @@ def _size_items(results: Results, cell: CellRecord, book: Notes) -> list[Item]:
     ]
 
 
-def _difference_items(
+def difference_items(
     difference: Difference | None, metric: Metric, places: int, show_p: bool, book: Notes
 ) -> list[Item]:
+    """A difference with its interval and, if ``show_p``, its corrected p; None is the baseline's own."""
     if difference is None:
         return [Item(text="baseline", sort=0.0), Item(text="", sort=None)][: 1 + show_p]
     exact = difference.estimate.exact

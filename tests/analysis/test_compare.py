@@ -115,6 +115,15 @@ def test_an_equal_step_is_said_and_marked(made: Made, run: Run):
     assert "--metric train/loss --at step=45" in (made.report / "report.md").read_text()
 
 
+def test_a_margin_tests_sameness_and_counts_seeds(run: Run):
+    done = run("--no-mlflow", "--margin", "0.5")
+    assert done.code == 0, done.err
+    assert "The same as the baseline in eval/accuracy within ±0.5: " in done.out
+    assert "seeds to find 0.5" in done.out
+    refused = run("--margin", "-1")
+    assert (refused.code, refused.err) == (2, "compare: --margin -1: allowed is a number above 0\n")
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_report_goes_to_mlflow_unless_it_must_not(
     made: Made, monkeypatch: pytest.MonkeyPatch, wanted: bool, run: Run

@@ -4,7 +4,6 @@
 twenty metrics has twenty million points, and those are arrays here.
 """
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,6 @@ import numpy as np
 
 from deltalab.track import journal
 from deltalab.track.journal import Record, State
-
-BLOCK = 1 << 26
-"""Bytes that Arrow's reader takes at a time: a whole journal, as a block's types must be those of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +68,9 @@ def _arrow(lines: bytes) -> Any:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    options = arrow_json.ReadOptions(use_threads=False, block_size=max(BLOCK, len(lines) + 1))
+    options = arrow_json.ReadOptions(use_threads=False, block_size=len(lines) + 1)  # a block's types hold for the next
     try:
-        table = arrow_json.read_json(io.BytesIO(lines), read_options=options, memory_pool=pa.system_memory_pool())
+        table = arrow_json.read_json(pa.BufferReader(lines), read_options=options)
     except pa.ArrowInvalid:
         return None
     typed = {"t": pa.types.is_floating, "event": pa.types.is_string, "state": pa.types.is_string}
@@ -92,7 +88,8 @@ def _of_table(table: Any) -> dict[str, Points]:
     found, everywhere = {}, None
     for place, metric in enumerate(values.type):
         column = values.field(place)
-        there = logged & ~np.asarray(column.is_null()) if column.null_count else logged
+        there = logged & ~np.asarray(column.is_null())
+        there = logged if np.array_equal(there, logged) else there
         value = column.to_numpy(zero_copy_only=False).astype(np.float64)[there]
         if everywhere is None or there is not logged:
             points = latest(steps[there].astype(np.int64), value, seconds[there])
