@@ -1,5 +1,6 @@
-"""The statistics in full precision, for CSV: empty where a number cannot be given."""
+"""The statistics in full precision, for CSV and JSON: empty where a number cannot be given."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from analysis import notes
 from analysis.collate import Results
 from analysis.statistics import Estimate, Summary
-from analysis.tables import effect_label
+from analysis.tables import Table, effect_label
 from deltalab.study.ledger import CellRecord
 from deltalab.track.journal import State
 
@@ -19,6 +20,14 @@ EFFECT_COLUMNS = [
 def raw_table(results: Results, summaries: dict[str, Summary]) -> pd.DataFrame:
     """The comparison in full precision, a row per cell; empty where a number cannot be given."""
     return pd.DataFrame([_raw_row(results, cell, summaries) for cell in results.cells])
+
+
+def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> str:
+    """The same for programs, with the footnotes, remarks and provenance of the table; null where there is no number."""
+    rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15))
+    said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
+    budget = str(results.budget) if results.budget else None
+    return json.dumps({"study": results.record.name, "at": budget, "cells": rows, **said}, indent=1) + "\n"
 
 
 def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The report of a study: one self-contained HTML page, the same in Markdown, and every table and picture as a file.
 
-STUDY/report/  table.md  table.csv  table.tex  effects.csv  report.md  report.html  figures/*.png  figures/*.svg
+STUDY/report/  table.md  table.csv  table.json  table.tex  trials.csv  effects.csv  report.md  report.html
+               figures/*.png  figures/*.svg
 """
 
 import base64
@@ -167,6 +168,8 @@ def write_report(report: Report, summaries: dict[str, Summary], folder: Path) ->
         "table.md": f"# {formats.markdown_escape(report.table.title)}\n\n{formats.to_markdown(report.table)}",
         "table.tex": formats.to_latex(report.table, report.results.record.name),
         "table.csv": raw.raw_table(report.results, summaries).to_csv(index=False),
+        "table.json": raw.to_json(report.results, summaries, report.table),
+        "trials.csv": report.results.trials.to_csv(index=False),
         "effects.csv": raw.raw_effects(summaries).to_csv(index=False),
     }
     for name, text in texts.items():
