@@ -54,10 +54,11 @@ def test_both_ways_of_reading_agree_on_a_real_journal(tmp_path: Path, monkeypatc
         written.metrics(step, {"train/loss": 1 / step, "train/lr": 1e-3})
     written.metrics(3, {"eval/loss": math.pi})
     written.state(State.completed, summary={"eval/loss": math.pi})
+    written.evaluation(3, {"suite/accuracy": 0.5}, name="suite")
     fast = history(tmp_path).points
     monkeypatch.setattr(points, "_arrow", lambda lines: None)
     slow = history(tmp_path).points
-    assert list(fast) == list(slow) == ["train/loss", "train/lr", "eval/loss"]
+    assert list(fast) == list(slow) == ["train/loss", "train/lr", "eval/loss", "suite/accuracy"]
     for name in fast:
         for column in ("step", "value", "seconds"):
             assert getattr(fast[name], column).tolist() == getattr(slow[name], column).tolist()

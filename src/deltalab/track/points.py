@@ -107,7 +107,7 @@ def _of_lines(run_dir: Path) -> dict[str, Points]:
     seconds = _running(np.array([line["t"] for line in lines]), [line.get("state") for line in lines])
     found: dict[str, list[tuple[int, float, float]]] = {}
     for line, moment in zip(lines, seconds, strict=True):
-        if line["event"] == "metrics":
+        if line["event"] in journal.MEASURED:
             for name, value in line["values"].items():
                 found.setdefault(name, []).append((line["step"], math.nan if value is None else value, moment))
     columns = {name: np.array(rows, dtype=np.float64).T for name, rows in found.items()}
