@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-models bench-data bench-orchestration dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-models bench-data bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -75,6 +75,9 @@ bench-models: install ## Time training and decoding of every system, on a GPU if
 
 bench-orchestration: install ## Time planning, submitting, relaunching beside hydra-submitit-launcher (extra `bench`)
 	$(BIN)/python -m benchmarks.orchestration $(ARGS)
+
+bench-collate: install ## Time collating 1,000 trials beside a loop over MLflow's client (1 GB of disk)
+	$(BIN)/python -m benchmarks.collate $(ARGS)
 
 # One worker and no job runner: ready in a third of the time and of the memory that MLflow's defaults take.
 dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=... for another)

@@ -1,12 +1,12 @@
-"""A study's records as tidy tables: a row per trial, and its curves in long form. Reads run directories only.
+"""A study's records as tidy tables: a row per trial, and its curves in long form, from the journals or from MLflow.
 
-    results.trials   cell  level.variant  seed  trial  state  step  …  eval/accuracy  eval/loss
-    results.curves   cell  seed  state  metric  step  value
+    results.trials   cell  level.variant  seed  trial  state  step  …  compared  eval/accuracy  eval/loss
+    results.curves   cell  seed  state  metric  step  value  compared
 
-Only a completed trial has values in ``trials`` (at the metric's last step); ``curves`` hold what every trial logged.
+Only a compared trial has values in ``trials``: a completed one, at the metric's last step, or with a ``budget`` one
+that has spent it, at the metric's newest step within it. ``curves`` hold what every trial logged.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -16,11 +16,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.budget import Budget, Unit, chosen
+from analysis.curves import Piece, curves_of
+from analysis.trial_sources import Source, Told, from_journals, from_mlflow
 from deltalab.errors import UsageError
-from deltalab.spec.study import Goal
+from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord, StudyRecord
-from deltalab.track.journal import Record, State
+from deltalab.track.journal import State
 
 SLICE = re.compile(r"^(?P<whole>.+)/(?P<first>\d+)-(?P<last>\d+)$")
 """A metric of some positions of the sequence, e.g. ``eval/accuracy/33-64``."""
@@ -58,9 +61,12 @@ class Results:
         runs: the runs folder.
         metrics: the metrics compared, the primary one first.
         trials: a row per cell and seed (see the top of this file); ``started`` in seconds since the epoch, ``seconds``
-            of running time, ``commit``, ``dirty`` and ``hardware`` of the trial's own provenance.
-        curves: values by step; only of the compared metrics, losses and position slices.
-        logged: names of all metrics in the journals.
+            of running time, ``commit``, ``dirty`` and ``hardware`` of the trial's own provenance, ``tokens`` it was
+            trained on until now.
+        curves: values by step; only of the compared metrics, losses and position slices. ``compared`` is true of the
+            value that ``trials`` has.
+        logged: names of all metrics that were logged.
+        budget: what every trial is compared at; None compares completed trials at their ends.
     """
 
     record: StudyRecord
@@ -69,6 +75,7 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     logged: list[str]
+    budget: Budget | None = None
 
     @property
     def cells(self) -> list[CellRecord]:
@@ -97,6 +104,21 @@ class Results:
         return self.cells[0].name
 
     @property
+    def left_out(self) -> tuple[str, dict[str, str]] | None:
+        """Of a leave-one-out design the full model's cell, and group of factors → the cell that is without it."""
+        if self.record.study.get("design") != Design.leave_one_out.value:
+            return None
+        full, cells = {factor: levels[-1] for factor, levels in self.factors.items()}, self.levels
+        name_of = {frozenset(levels.items()): name for name, levels in cells.items()}
+        group_of = {factor: tuple(group) for group in self.record.study.get("zipped") or [] for factor in group}
+        groups = dict.fromkeys(group_of.get(factor, (factor,)) for factor in self.factors)
+        lesser = {" + ".join(g): full | {factor: self.baseline_levels[factor] for factor in g} for g in groups}
+        without = {group: name_of.get(frozenset(levels.items())) for group, levels in lesser.items()}
+        there = {group: cell for group, cell in without.items() if cell is not None}
+        whole = name_of.get(frozenset(full.items()))
+        return (whole, there) if whole is not None and there else None
+
+    @property
     def levels(self) -> dict[str, dict[str, str]]:
         """Cell → its levels."""
         return {cell.name: cell.levels for cell in self.cells}
@@ -114,23 +136,26 @@ class Results:
         return found
 
     def last_steps(self, metric: str) -> dict[str, dict[int, int]]:
-        """Cell → seed → step of the value that is compared, of completed trials."""
+        """Cell → seed → step of the value that is compared."""
         return {cell: {seed: step for seed, (step, _) in last.items()} for cell, last in self._last(metric).items()}
 
     def last_values(self, metric: str) -> dict[str, dict[int, float]]:
-        """Cell → seed → finite value at the last step, of completed trials; also for metrics that are not compared."""
+        """Cell → seed → finite value that is compared; also for metrics that are not among the compared ones."""
         return {
             cell: {seed: value for seed, (_, value) in last.items() if math.isfinite(value)}
             for cell, last in self._last(metric).items()
         }
 
     def _last(self, metric: str) -> dict[str, dict[int, tuple[int, float]]]:
-        rows = self.curves[(self.curves["metric"] == metric) & (self.curves["state"] == State.completed.value)]
+        rows = self.curves[self.curves["compared"] & (self.curves["metric"] == metric)]
         found: dict[str, dict[int, tuple[int, float]]] = {}
         for cell, seed, step, value in zip(rows["cell"], rows["seed"], rows["step"], rows["value"], strict=True):
-            of_cell = found.setdefault(cell, {})
-            of_cell[int(seed)] = max((int(step), float(value)), of_cell.get(int(seed), (-1, 0.0)))
+            found.setdefault(cell, {})[int(seed)] = (int(step), float(value))
         return found
+
+    def compared(self, cell: CellRecord) -> list[int]:
+        """Seeds of a cell whose trials are compared."""
+        return sorted(self.trials.loc[(self.trials["cell"] == cell.name) & self.trials["compared"], "seed"])
 
     def seeds_in(self, cell: CellRecord, state: State) -> list[int]:
         """Seeds of a cell whose trials are in a state."""
@@ -147,37 +172,60 @@ def level_label(factor: str, level: str) -> str:
     return f"{factor}={level}" if PLAIN_LEVEL.match(str(level)) else str(level)
 
 
-def collate(runs: Path, study: str, asked: list[str] | None = None) -> Results:
+def collate(
+    runs: Path,
+    study: str,
+    asked: list[str] | None = None,
+    *,
+    budget: Budget | None = None,
+    source: Source = Source.journals,
+) -> Results:
     """Read a launched study and its trials, finished or not.
 
     Args:
         runs: the runs folder.
         study: its name.
         asked: metrics to compare instead of the study's own; the first one is the primary metric.
+        budget: what to compare every trial at; None compares completed trials at their ends.
+        source: where the trials are read from; which cells and seeds there are, the runs folder says.
 
     Raises:
         NotFoundError: the study was not launched from this runs folder.
-        UsageError: no trial has logged a metric that was asked for, or the study has no cell to run.
+        UsageError: no trial has logged a metric that was asked for, the study has no cell to run, or the source does
+            not know what the budget counts.
+        MirrorFailed: MLflow could not be reached.
     """
     record = ledger.read_study(runs, study)
-    found: list[tuple[CellRecord, int, str, Record]] = [
-        (cell, seed, trial, ledger.record_of(runs, trial))
-        for cell in record.cells
-        if cell.excluded is None
-        for seed, trial in cell.trials.items()
+    planned = [
+        (cell, seed, trial) for cell in record.cells if cell.excluded is None for seed, trial in cell.trials.items()
     ]
-    if not found:
+    if not planned:
         raise UsageError(f"study={study}: it has no trial to compare")
-    logged = sorted({name for *_, trial_record in found for name in trial_record.metrics})
+    trials = list(dict.fromkeys(trial for *_, trial in planned))
+    if source is Source.journals:
+        told = dict(zip(trials, from_journals(runs, trials), strict=True))
+    elif budget is not None and budget.unit is Unit.seconds:
+        raise UsageError(f"--at {budget}: MLflow knows no running times; allowed from there is step=N or tokens=N")
+    else:
+        told = from_mlflow(runs, study, trials)
+    logged = sorted({name for one in told.values() for name in one.history.points})
     metrics = _choose(record.study.get("metrics") or {}, asked or [], logged)
-    rows = [_row(runs, *entry, [metric.name for metric in metrics]) for entry in found]
+    wanted = {metric.name for metric in metrics}
+    wanted |= {name for name in logged if name.endswith("/loss") or SLICE.match(name)}
+    rows: list[dict[str, Any]] = []
+    pieces: list[Piece] = []
+    for cell, seed, trial in planned:
+        of_trial = _pieces(told[trial], wanted & told[trial].history.points.keys(), cell.name, seed, budget)
+        rows.append(_row(cell, seed, trial, told[trial], of_trial, [metric.name for metric in metrics], budget))
+        pieces += of_trial
     return Results(
         record=record,
         runs=runs,
         metrics=metrics,
         trials=pd.DataFrame(rows),
-        curves=_curves(found, {metric.name for metric in metrics}),
+        curves=curves_of(pieces),
         logged=logged,
+        budget=budget,
     )
 
 
@@ -198,10 +246,37 @@ def _usual_goal(name: str) -> Goal | None:
     return Goal.max if any(part in HIGHER_IS_BETTER for part in parts) else None
 
 
-def _row(runs: Path, cell: CellRecord, seed: int, trial: str, record: Record, metrics: list[str]) -> dict[str, Any]:
-    source = _provenance(ledger.trial_dir(runs, trial))
-    done = record.state is State.completed
-    values = {name: record.last(name) if done else None for name in metrics}
+def _compared(told: Told, budget: Budget | None) -> bool:
+    """Whether a trial has come to where trials are compared."""
+    record = told.history.record
+    if budget is None:
+        return record.state is State.completed
+    spent = {Unit.step: record.step, Unit.tokens: record.step * told.tokens_per_step, Unit.seconds: record.seconds}
+    return spent[budget.unit] >= budget.amount
+
+
+def _pieces(told: Told, names: set[str], cell: str, seed: int, budget: Budget | None) -> list[Piece]:
+    """The curves of one trial."""
+    compared, record = _compared(told, budget), told.history.record
+    found = []
+    for name in sorted(names):
+        points = told.history.points[name]
+        place = chosen(points, budget, record.step, told.tokens_per_step) if compared else None
+        found.append(Piece(cell=cell, seed=seed, state=record.state.value, metric=name, points=points, compared=place))
+    return found
+
+
+def _row(
+    cell: CellRecord,
+    seed: int,
+    trial: str,
+    told: Told,
+    pieces: list[Piece],
+    metrics: list[str],
+    budget: Budget | None,
+) -> dict[str, Any]:
+    record = told.history.record
+    values = {p.metric: float(p.points.value[p.compared]) for p in pieces if p.compared is not None}
     return {
         "cell": cell.name,
         **{f"level.{factor}": level for factor, level in cell.levels.items()},
@@ -209,29 +284,11 @@ def _row(runs: Path, cell: CellRecord, seed: int, trial: str, record: Record, me
         "trial": trial,
         "state": record.state.value,
         "step": record.step,
+        "tokens": record.step * told.tokens_per_step,
         "started": math.nan if record.started is None else record.started,
         "seconds": record.seconds,
         "error": str(record.details.get("error") or ""),
-        **{key: source.get(key) for key in ("commit", "dirty", "hardware")},
-        **{name: math.nan if value is None else float(value) for name, value in values.items()},
+        **{key: told.provenance.get(key) for key in ("commit", "dirty", "hardware")},
+        "compared": _compared(told, budget),
+        **{name: values.get(name, math.nan) for name in metrics},
     }
-
-
-def _provenance(run_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run_dir / "provenance.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def _curves(found: list[tuple[CellRecord, int, str, Record]], compared: set[str]) -> pd.DataFrame:
-    columns: dict[str, list[Any]] = {name: [] for name in ("cell", "seed", "state", "metric", "step", "value")}
-    for cell, seed, _, record in found:
-        for metric, points in record.metrics.items():
-            if metric not in compared and not metric.endswith("/loss") and not SLICE.match(metric):
-                continue
-            for name, value in (("cell", cell.name), ("seed", seed), ("state", record.state.value), ("metric", metric)):
-                columns[name] += [value] * len(points)
-            columns["step"] += points.keys()
-            columns["value"] += points.values()
-    return pd.DataFrame(columns).astype({"step": "int64", "value": "float64"})

@@ -3,6 +3,8 @@
 Works while the study runs: it says what is there, and what is not.
 """
 
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +12,41 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from analysis.trial_sources import Source
 from deltalab.command import run_app
+from deltalab.errors import UsageError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 WIDTH_WITHOUT_TERMINAL = 170
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared.
+
+    Attributes:
+        metrics: instead of the study's own; the first is primary.
+        at: ``step=500``: where all trials are compared, instead of at their ends.
+        margin: a difference in the primary metric that matters.
+        source: where the trials are read from.
+    """
+
+    metrics: list[str] = field(default_factory=list)
+    at: str = ""
+    margin: float | None = None
+    source: Source = Source.journals
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise UsageError(f"--margin {self.margin:g}: allowed is a number above 0")
+
+    @property
+    def words(self) -> list[str]:
+        """The options that ask for this."""
+        said = [word for name in self.metrics for word in ("--metric", name)]
+        said += ["--at", self.at] if self.at else []
+        said += ["--margin", f"{self.margin:.12g}"] if self.margin is not None else []
+        return said + (["--from", self.source.value] if self.source is not Source.journals else [])
 
 
 @app.command()
@@ -23,13 +56,21 @@ def compare(
     metric: Annotated[
         list[str] | None, typer.Option(help="Compare this metric instead of the study's own; the first is primary.")
     ] = None,
+    at: Annotated[
+        str, typer.Option(metavar="step=N|tokens=N|seconds=N", help="Compare all trials here instead of at their ends.")
+    ] = "",
+    margin: Annotated[
+        float | None,
+        typer.Option(help="A difference in the primary metric that matters: tests sameness, counts seeds to find it."),
+    ] = None,
+    source: Annotated[Source, typer.Option("--from", help="Where the trials are read from.")] = Source.journals,
     mlflow: Annotated[bool, typer.Option(help="Put the report beside the study's MLflow run, if it has one.")] = True,
 ) -> None:
     """Compare the cells of a study: table, statistics, pictures and report under RUNS/studies/STUDY/report."""
-    run(study, runs, metric or [], mlflow, make_console())
+    run(study, runs, Asked(metrics=metric or [], at=at, margin=margin, source=source), mlflow, make_console())
 
 
-def run(study: str, runs: Path, metrics: list[str], mlflow: bool, console: Console) -> Path:
+def run(study: str, runs: Path, asked: Asked, mlflow: bool, console: Console) -> Path:
     """Read, compute, write, print.
 
     Returns:
@@ -37,16 +78,18 @@ def run(study: str, runs: Path, metrics: list[str], mlflow: bool, console: Conso
 
     Raises:
         NotFoundError: the study was not launched from this runs folder.
-        UsageError: a metric that was asked for is in no journal.
+        UsageError: a metric that was asked for is in no journal, or what was asked for is not allowed.
     """
+    from analysis.budget import parse_budget
     from analysis.collate import collate
     from analysis.report import make_report, report_folder, write_report
     from analysis.statistics import summarise
     from analysis.terminal import show
 
-    results = collate(runs, study, metrics)
-    summaries = summarise(results)
-    report = make_report(results, summaries, metrics)
+    budget = parse_budget(asked.at) if asked.at else None
+    results = collate(runs, study, asked.metrics, budget=budget, source=asked.source)
+    summaries = summarise(results, asked.margin)
+    report = make_report(results, summaries, asked.words)
     folder = report_folder(results)
     paths = write_report(report, summaries, folder)
     show(console, report, summaries)

@@ -1,7 +1,6 @@
 """Line plots: loss over training, accuracy by position. A panel per level of a two-factor study's second factor."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,9 @@ VANISHED = 1 / 50
 
 def loss_of(results: Results) -> str | None:
     """The loss whose curve is drawn: train/loss, else the loss with the most points."""
-    points = Counter(name for name in results.curves["metric"] if name.endswith("/loss"))
+    points = {
+        str(name): n for name, n in results.curves["metric"].value_counts().items() if str(name).endswith("/loss")
+    }
     return "train/loss" if "train/loss" in points else max(points, key=lambda name: points[name], default=None)
 
 

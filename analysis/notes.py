@@ -35,26 +35,54 @@ class Notes:
 
 
 def missing_seeds(results: Results, cell: CellRecord) -> str:
-    """``2 of 3 seeds: seed 1 diverged``, or nothing where every seed is completed."""
-    there = len(results.seeds_in(cell, State.completed))
-    if there == len(cell.trials):
+    """``2 of 3 seeds: seed 1 diverged``, or nothing where every seed is compared."""
+    there = results.compared(cell)
+    if len(there) == len(cell.trials):
         return ""
     parts = [
         f"{seeds_in_words(seeds)} {SAID.get(state, state.value)}"
         for state in State
-        if state is not State.completed and (seeds := results.seeds_in(cell, state))
+        if (seeds := [seed for seed in results.seeds_in(cell, state) if seed not in there])
     ]
-    return f"{there} of {len(cell.trials)} seeds: {', '.join(parts)}"
+    before = f" before {results.budget.words}" if results.budget else ""
+    return f"{len(there)} of {len(cell.trials)} seeds: {', '.join(parts)}{before}"
+
+
+def ended_later(results: Results, cell: CellRecord) -> str:
+    """Seeds that are compared at the budget although they diverged or failed, or have not come to their end, since."""
+    there = results.compared(cell)
+    parts = [
+        f"{seeds_in_words(seeds)} {state.value}"
+        for state in State
+        if state is not State.completed and (seeds := [seed for seed in results.seeds_in(cell, state) if seed in there])
+    ]
+    return f"after {results.budget.words}: {', '.join(parts)}" if results.budget and parts else ""
+
+
+def unequal_tokens(results: Results, cell: CellRecord) -> str:
+    """Seeds that were trained on another number of tokens than most of the study's, where their ends are compared."""
+    if results.budget is not None:
+        return ""
+    rows = results.trials[results.trials["compared"]]
+    usual = Counter(rows["tokens"]).most_common(1)
+    own = rows.loc[rows["cell"] == cell.name, ["seed", "tokens"]].to_numpy()
+    other = defaultdict(list)
+    for seed, tokens in sorted(map(tuple, own.tolist())):
+        if usual and tokens != usual[0][0]:
+            other[tokens].append(seed)
+    parts = [f"{seeds_in_words(seeds)} trained on {tokens:,} tokens" for tokens, seeds in other.items()]
+    return f"{', '.join(parts)}; most trials on {usual[0][0]:,}" if parts else ""
 
 
 def missing_values(results: Results, cell: CellRecord, metric: Metric, found: Estimate) -> str:
-    """Completed seeds whose metric was never logged or is not finite."""
-    done = results.seeds_in(cell, State.completed)
+    """Compared seeds whose metric was never logged or is not finite."""
+    done = results.compared(cell)
     if found.n == len(done):
         return ""
     values = results.values(metric.name)[cell.name]
     lost = [seed for seed in done if seed not in values]
-    return f"{seeds_in_words(lost)} completed without a finite {metric.name}"
+    came = f"came to {results.budget.words}" if results.budget else "completed"
+    return f"{seeds_in_words(lost)} {came} without a finite {metric.name}"
 
 
 def unequal_steps(steps: dict[str, dict[int, int]], cell: CellRecord) -> str:
@@ -124,6 +152,8 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     summary = summaries[primary.name]
     most = max((estimate.n for s in summaries.values() for estimate in s.estimates.values()), default=0)
     said = []
+    if results.budget:
+        said.append(f"Compared at {results.budget.words}: the newest value of each trial that is not beyond it.")
     if most > 1:
         said.append("mean ± half-width of the 95 % t-interval over seeds.")
     elif most == 1:
@@ -136,7 +166,8 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     undirected = [metric.name for metric in results.metrics if metric.goal is None]
     if undirected:
         said.append(f"No best value is marked for {', '.join(undirected)}: the study does not say which way is better.")
-    if any(results.trials["state"] == State.diverged.value):
+    left_out = results.trials.loc[~results.trials["compared"], "state"]
+    if any(left_out == State.diverged.value):
         said.append("A diverged seed is a result: means are over the seeds that did not diverge, and so look better.")
     said += _out_of_range(results, summaries)
     said += [f"Not run: {results.label(cell)}, because {cell.excluded}." for cell in results.excluded]

@@ -1,5 +1,6 @@
-"""The statistics in full precision, for CSV: empty where a number cannot be given."""
+"""The statistics in full precision, for CSV and JSON: empty where a number cannot be given."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from analysis import notes
 from analysis.collate import Results
 from analysis.statistics import Estimate, Summary
-from analysis.tables import effect_label
+from analysis.tables import Table, effect_label
 from deltalab.study.ledger import CellRecord
 from deltalab.track.journal import State
 
@@ -21,6 +22,14 @@ def raw_table(results: Results, summaries: dict[str, Summary]) -> pd.DataFrame:
     return pd.DataFrame([_raw_row(results, cell, summaries) for cell in results.cells])
 
 
+def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> str:
+    """The same for programs, with the footnotes, remarks and provenance of the table; null where there is no number."""
+    rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15))
+    said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
+    budget = str(results.budget) if results.budget else None
+    return json.dumps({"study": results.record.name, "at": budget, "cells": rows, **said}, indent=1) + "\n"
+
+
 def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "cell": cell.name,
@@ -28,6 +37,7 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
         "baseline": cell.name == results.baseline,
         "seeds_planned": len(cell.trials),
         "seeds_completed": len(results.seeds_in(cell, State.completed)),
+        "seeds_compared": len(results.compared(cell)),
         "parameters": cell.parameters,
         "mismatch": cell.mismatch,
         "state_size": cell.state_size,
@@ -49,7 +59,8 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
                 f"{metric}:p_holm": against.holm if against else None,
                 f"{metric}:hedges_g_z": against.g if against else None,
             }
-    row["notes"] = notes.missing_seeds(results, cell)
+    said = (notes.missing_seeds, notes.ended_later, notes.unequal_tokens)
+    row["notes"] = "; ".join(filter(None, (note(results, cell) for note in said)))
     return row
 
 

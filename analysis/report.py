@@ -1,6 +1,7 @@
 """The report of a study: one self-contained HTML page, the same in Markdown, and every table and picture as a file.
 
-STUDY/report/  table.md  table.csv  table.tex  effects.csv  report.md  report.html  figures/*.png  figures/*.svg
+STUDY/report/  table.md  table.csv  table.json  table.tex  trials.csv  effects.csv  report.md  report.html
+               figures/*.png  figures/*.svg
 """
 
 import base64
@@ -13,6 +14,7 @@ from pathlib import Path
 from analysis import formats, raw
 from analysis.canvas import Picture
 from analysis.collate import Results
+from analysis.evidence import contributions_table, margin_remark, precision_table, variance_table
 from analysis.figures import draw_all
 from analysis.numbers import duration, number
 from analysis.sources import commits, day, hardware, provenance_line
@@ -39,6 +41,9 @@ class Report:
         table: the comparison.
         differences: every metric's differences, or None with a single cell.
         effects: or None with a single factor, where effects are the differences.
+        contributions: or None unless the design leaves factors out.
+        variance: or None unless all combinations have two seeds or more.
+        precision: or None without two seeds of two cells.
         unfinished: the trials that are not completed, or None.
         commands: (what for, command).
         provenance: (what, value).
@@ -50,6 +55,9 @@ class Report:
     table: Table
     differences: Table | None
     effects: Table | None
+    contributions: Table | None
+    variance: Table | None
+    precision: Table | None
     pictures: list[Picture]
     unfinished: Table | None
     trials: Table
@@ -65,7 +73,7 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
     """Everything the pages say, pictures drawn.
 
     Args:
-        asked: the metrics the user named, for the command that repeats this report.
+        asked: the options that the user gave, for the command that repeats this report.
     """
     several = len(results.cells) > 1
     has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
@@ -76,6 +84,9 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
         table=comparison_table(results, summaries),
         differences=differences_table(results, summaries) if several else None,
         effects=effects_table(results, summaries) if has_effects else None,
+        contributions=contributions_table(results, summaries),
+        variance=variance_table(results),
+        precision=precision_table(results, summaries),
         pictures=draw_all(results, summaries),
         unfinished=unfinished_table(results),
         trials=trials_table(results),
@@ -95,7 +106,8 @@ def brief(results: Results, summaries: dict[str, Summary]) -> str:
     so_far = "" if done == planned else f"{done} of {planned} values of {metric.name} are there. "
     if not summary.differences:
         return so_far + "One cell: there is nothing to compare it with."
-    return so_far + " ".join(_tested(results, summaries) + _exact(results, summaries))
+    same = margin_remark(results, summaries)
+    return so_far + " ".join([*_tested(results, summaries), *_exact(results, summaries), *([same] if same else [])])
 
 
 def _tested(results: Results, summaries: dict[str, Summary]) -> list[str]:
@@ -156,6 +168,8 @@ def write_report(report: Report, summaries: dict[str, Summary], folder: Path) ->
         "table.md": f"# {formats.markdown_escape(report.table.title)}\n\n{formats.to_markdown(report.table)}",
         "table.tex": formats.to_latex(report.table, report.results.record.name),
         "table.csv": raw.raw_table(report.results, summaries).to_csv(index=False),
+        "table.json": raw.to_json(report.results, summaries, report.table),
+        "trials.csv": report.results.trials.to_csv(index=False),
         "effects.csv": raw.raw_effects(summaries).to_csv(index=False),
     }
     for name, text in texts.items():
@@ -199,7 +213,9 @@ def to_markdown(report: Report) -> str:
     parts = [f"# {escape(report.results.record.name)}", escape(report.question), f"**{escape(report.brief)}**"]
     parts += ["\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.facts)]
     parts += ["## Comparison", formats.to_markdown(report.table).rstrip()]
-    parts += _markdown_tables(report.differences, report.effects)
+    parts += _markdown_tables(
+        report.differences, report.effects, report.contributions, report.variance, report.precision
+    )
     if report.pictures:
         parts.append("## Pictures")
     for picture in report.pictures:
@@ -229,7 +245,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 def _commands(results: Results, asked: Sequence[str]) -> list[tuple[str, str]]:
     words = ["python", "-m", "analysis.compare", results.record.name]
     words += ["--runs", str(results.runs)] if results.runs != RUNS else []
-    words += [word for name in asked for word in ("--metric", name)]
+    words += asked
     return [("Run the study", results.record.command), ("Make this report", shlex.join(words))]
 
 

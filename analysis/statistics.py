@@ -5,6 +5,7 @@ d_cs      x_cs − x_bs, the paired difference from the baseline b: a seed fixes
 interval  Student's t-interval, mean ± t(0.975, n − 1) · sd / √n
 p         paired t-test of mean(d_c) = 0, Holm-corrected over all cells that are compared on the metric (Holm 1979)
 g_z       mean(d) / sd(d) · J(n − 1), Cohen's d_z with Hedges' exact small-sample factor (Hedges 1981, Lakens 2013)
+same      paired two one-sided t-tests (TOST, Schuirmann 1987) of |mean(d_c)| ≥ margin, Holm-corrected likewise
 
 A missing x_cs is absent. Numbers that cannot be given (an interval of one seed, a p of no variance) are NaN, never 0.
 """
@@ -70,6 +71,8 @@ class Difference:
         p: two-sided paired t-test; NaN below two pairs and where all differences are equal.
         holm: p corrected over the family of the metric.
         g: Hedges' g_z; NaN below three pairs (its factor J is 0 for two) and where all differences are equal.
+        same: p of the two one-sided tests, corrected over the family; small where the difference is within the margin.
+            NaN without a margin and wherever p is.
         per_seed: seed → d_cs.
         unpaired: seeds that one of the two cells lacks, dropped from the comparison.
     """
@@ -78,6 +81,7 @@ class Difference:
     p: float = NAN
     holm: float = NAN
     g: float = NAN
+    same: float = NAN
     per_seed: dict[int, float] = field(default_factory=dict)
     unpaired: tuple[int, ...] = ()
 
@@ -112,25 +116,37 @@ class Summary:
         differences: cell → its difference from the baseline (which is not among them).
         family: number of p values that Holm's correction was made over.
         effects: main effects, then (two-factor studies) interactions.
+        contributions: group of factors → the full model minus the one that has these at the baseline's levels; only of
+            leave-one-out designs.
+        margin: the difference that matters, which ``same`` is tested against, or None.
     """
 
     estimates: dict[str, Estimate]
     differences: dict[str, Difference]
     family: int
     effects: list[Effect]
+    contributions: dict[str, Difference] = field(default_factory=dict)
+    margin: float | None = None
 
 
-def summarise(results: "Results") -> dict[str, Summary]:
-    """Metric → its statistics, for every compared metric of a study."""
+def summarise(results: "Results", margin: float | None = None) -> dict[str, Summary]:
+    """Metric → its statistics, for every compared metric of a study.
+
+    Args:
+        margin: a difference in the primary metric that matters, in its unit.
+    """
     summaries = {}
     for metric in results.metrics:
         values = results.values(metric.name)
-        differences = paired_differences(values, results.baseline)
+        of_metric = margin if metric == results.metrics[0] else None
+        differences = paired_differences(values, results.baseline, of_metric)
         summaries[metric.name] = Summary(
             estimates={cell: estimate(list(by_seed.values())) for cell, by_seed in values.items()},
             differences=differences,
             family=sum(not math.isnan(difference.p) for difference in differences.values()),
             effects=effects(values, results.levels, results.factors, results.baseline_levels),
+            contributions=contributions(values, results.left_out),
+            margin=of_metric,
         )
     return summaries
 
@@ -142,8 +158,6 @@ def estimate(values: Sequence[float] | np.ndarray, scale: float | None = None) -
         values: one per seed, finite.
         scale: size of the numbers the values were computed from, against which rounding is judged; their own if None.
     """
-    from scipy import stats
-
     x = np.asarray(values, dtype=np.float64)
     if x.size == 0:
         return Estimate()
@@ -154,23 +168,53 @@ def estimate(values: Sequence[float] | np.ndarray, scale: float | None = None) -
     if np.ptp(x) <= rounding:
         mean = 0.0 if abs(mean) <= rounding else mean
         return Estimate(n=x.size, mean=mean, sd=0.0, low=mean, high=mean)
-    test: Any = stats.ttest_1samp(x, 0.0)
-    interval = test.confidence_interval(LEVEL)
-    return Estimate(n=x.size, mean=mean, sd=float(x.std(ddof=1)), low=float(interval.low), high=float(interval.high))
+    _, low, high = t_test(x)
+    return Estimate(n=x.size, mean=mean, sd=float(x.std(ddof=1)), low=float(low), high=float(high))
 
 
-def paired_differences(values: Values, baseline: str) -> dict[str, Difference]:
-    """Every other cell against the baseline cell, with Holm's correction over all of them."""
-    found = {cell: paired_difference(x, values[baseline]) for cell, x in values.items() if cell != baseline}
-    tested = [cell for cell, difference in found.items() if not math.isnan(difference.p)]
-    corrected = holm([found[cell].p for cell in tested])
-    return found | {cell: replace(found[cell], holm=p) for cell, p in zip(tested, corrected, strict=True)}
+def t_test(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(…, n) values → (…) p of no mean, ends of the mean's 95 % t-interval (``scipy.stats.ttest_1samp``).
 
-
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """One cell against the baseline, seed → value each: ``scipy.stats.ttest_rel`` over the seeds that both have."""
+    Of paired differences it is the paired t-test.
+    """
     from scipy import stats
 
+    test: Any = stats.ttest_1samp(x, 0.0, axis=-1)
+    interval = test.confidence_interval(LEVEL)
+    return test.pvalue, interval.low, interval.high
+
+
+def paired_differences(values: Values, baseline: str, margin: float | None = None) -> dict[str, Difference]:
+    """Every other cell against the baseline cell, with Holm's correction over all of them."""
+    others = {cell: x for cell, x in values.items() if cell != baseline}
+    return _corrected({cell: paired_difference(x, values[baseline], margin) for cell, x in others.items()})
+
+
+def contributions(values: Values, left_out: tuple[str, Mapping[str, str]] | None) -> dict[str, Difference]:
+    """What the full model has over the one without each group of factors, with Holm's correction over the groups.
+
+    Args:
+        values: cell → seed → value.
+        left_out: the full model's cell, and group of factors → the cell without it; None where the study has none.
+    """
+    if left_out is None:
+        return {}
+    full, without = left_out
+    return _corrected({group: paired_difference(values[full], values[cell]) for group, cell in without.items()})
+
+
+def _corrected(found: dict[str, Difference]) -> dict[str, Difference]:
+    """The differences, which are one family, with Holm's correction."""
+    tested = [name for name, difference in found.items() if not math.isnan(difference.p)]
+    ps, same = (holm([p for name in tested if not math.isnan(p := getattr(found[name], of))]) for of in ("p", "same"))
+    same = same or [NAN] * len(tested)
+    return found | {name: replace(found[name], holm=p, same=s) for name, p, s in zip(tested, ps, same, strict=True)}
+
+
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], margin: float | None = None
+) -> Difference:
+    """One cell against the baseline, seed → value each, over the seeds that both have; p and ``same`` uncorrected."""
     seeds = sorted(values.keys() & baseline.keys())
     x, b = (np.array([of[seed] for seed in seeds]) for of in (values, baseline))
     d = x - b
@@ -181,8 +225,20 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     )
     if result.estimate.n < 2 or result.estimate.exact:
         return result
-    test: Any = stats.ttest_rel(x, b)
-    return replace(result, p=float(test.pvalue), g=hedges_g(result.estimate))
+    p, *_ = t_test(d)
+    return replace(result, p=float(p), g=hedges_g(result.estimate), same=NAN if margin is None else tost(d, margin))
+
+
+def tost(d: np.ndarray, margin: float) -> float:
+    """p of the mean difference lying outside ±margin (``statsmodels.stats.weightstats.DescrStatsW.ttost_mean``).
+
+    Args:
+        d: (n,) paired differences.
+        margin: above 0, in the unit of the differences.
+    """
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    return float(DescrStatsW(d).ttost_mean(-margin, margin)[0])
 
 
 def hedges_g(of: Estimate) -> float:

@@ -16,7 +16,6 @@ from analysis.sources import provenance_line
 from analysis.statistics import Difference, Effect, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
-from deltalab.track.journal import State
 
 SIGNIFICANT = 0.05
 """Differences with a corrected p below this are coloured where the format has colours."""
@@ -86,7 +85,8 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     rows = []
     for cell in results.cells:
         row = [Item(text=level, sort=level) for level in cell.levels.values()]
-        marks = book.mark(notes.same_trials(results, cell)) + book.mark(notes.tuned(results, cell))
+        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.unequal_tokens)
+        marks = tuple(mark for note in said for mark in book.mark(note(results, cell)))
         row[0] = Item(text=row[0].text, sort=row[0].sort, marks=marks)
         row += [_seeds_item(results, cell, book)] if show_seeds else []
         row += _size_items(results, cell, book)
@@ -98,7 +98,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
             text = mean_and_half(found, places[metric.name])
             row.append(Item(text=text, bold=cell.name in best[metric.name], marks=marks, sort=found.mean))
         if differences:
-            row += _difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
+            row += difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
         rows.append(row)
     return Table(
         title=f"{results.record.name}: {results.record.study.get('question', '')}".rstrip(": "),
@@ -133,7 +133,7 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
     for metric in results.metrics:
         for cell in results.cells[1:]:
             found = summaries[metric.name].differences[cell.name]
-            items = _difference_items(found, metric, places[metric.name], True, book)
+            items = difference_items(found, metric, places[metric.name], True, book)
             rows.append(
                 [
                     Item(text=metric.label, sort=metric.name),
@@ -199,7 +199,7 @@ def _columns(results: Results, show_seeds: bool, show_difference: bool, show_p: 
 
 
 def _seeds_item(results: Results, cell: CellRecord, book: Notes) -> Item:
-    done = len(results.seeds_in(cell, State.completed))
+    done = len(results.compared(cell))
     mark = book.mark(notes.missing_seeds(results, cell))
     return Item(text=f"{done}/{len(cell.trials)}", marks=mark, sort=done)
 
@@ -214,9 +214,10 @@ def _size_items(results: Results, cell: CellRecord, book: Notes) -> list[Item]:
     ]
 
 
-def _difference_items(
+def difference_items(
     difference: Difference | None, metric: Metric, places: int, show_p: bool, book: Notes
 ) -> list[Item]:
+    """A difference with its interval and, if ``show_p``, its corrected p; None is the baseline's own."""
     if difference is None:
         return [Item(text="baseline", sort=0.0), Item(text="", sort=None)][: 1 + show_p]
     exact = difference.estimate.exact

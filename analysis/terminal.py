@@ -21,6 +21,11 @@ def show(console: Console, report: Report, summaries: dict[str, Summary]) -> Non
         console.print()
         console.print(Text(f"Effects on {primary[0].name}", style="bold"))
         _print_table(console, effects_table(report.results, summaries, primary))
+    for table in (report.contributions, report.precision):
+        if table is not None:
+            console.print()
+            console.print(Text(table.title, style="bold"))
+            _print_table(console, table)
     _print_errors(console, report.results)
     console.print()
     console.print(Text(report.brief, style="bold"))

@@ -1,11 +1,13 @@
 """The command: what it prints, what it writes, how it fails."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import deltalab.track.mlflow
@@ -105,6 +107,37 @@ def test_metrics_can_be_chosen(made: Made, run: Run):
     assert "Δ train/loss ↓" in done.out
     text = (made.report / "report.md").read_text()
     assert f"--metric train/loss --metric {ACCURACY}" in text
+
+
+def test_an_equal_step_is_said_and_marked(made: Made, run: Run):
+    done = run("--no-mlflow", "--metric", "train/loss", "--at", "step=45")
+    assert done.code == 0, done.err
+    assert "Compared at step 45: the newest value of each trial that is not beyond it." in done.out
+    assert "2 of 3 seeds: seed 2 failed before step 45" in done.out
+    assert "--metric train/loss --at step=45" in (made.report / "report.md").read_text()
+
+
+def test_programs_get_every_number_and_every_footnote(made: Made, run: Run):
+    assert run("--no-mlflow").code == 0
+    told = json.loads((made.report / "table.json").read_text())
+    by_cell = {cell["cell"]: cell for cell in told["cells"]}
+    assert by_cell["variant=b pattern=x"]["seeds_compared"] == 2
+    assert by_cell["variant=a pattern=x"]["eval/accuracy:mean"] == pytest.approx(0.55)
+    assert by_cell["variant=a pattern=x"]["eval/accuracy:p"] is None
+    assert "2 of 3 seeds: seed 2 failed" in told["notes"].values()
+    assert told["provenance"].startswith("study truth · 12 trials")
+    trials = pd.read_csv(made.report / "trials.csv")
+    assert len(trials) == 12
+    assert int(trials["compared"].sum()) == 10
+
+
+def test_a_margin_tests_sameness_and_counts_seeds(run: Run):
+    done = run("--no-mlflow", "--margin", "0.5")
+    assert done.code == 0, done.err
+    assert "The same as the baseline in eval/accuracy within ±0.5: " in done.out
+    assert "seeds to find 0.5" in done.out
+    refused = run("--margin", "-1")
+    assert (refused.code, refused.err) == (2, "compare: --margin -1: allowed is a number above 0\n")
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -144,7 +144,8 @@ def test_every_file_is_written_and_stale_pictures_go(made: Made, report: Report)
     assert not stale.exists()
     names = {str(path.relative_to(made.report)) for path in paths}
     pictures = {f"figures/{p.name}.{ending}" for p in report.pictures for ending in ("png", "svg")}
-    assert names == {"report.html", "report.md", "table.md", "table.tex", "table.csv", "effects.csv"} | pictures
+    tables = {"table.md", "table.tex", "table.csv", "table.json", "effects.csv", "trials.csv"}
+    assert names == {"report.html", "report.md"} | tables | pictures
     assert {str(p.relative_to(made.report)) for p in made.report.rglob("*") if p.is_file()} == names
     assert all(path.stat().st_size for path in paths)
 

@@ -11,12 +11,15 @@ from scipy.special import stdtr, stdtrit
 
 from analysis.statistics import (
     Estimate,
+    contributions,
     effects,
     estimate,
     hedges_g,
     holm,
     paired_difference,
     paired_differences,
+    t_test,
+    tost,
 )
 
 T_975 = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}
@@ -215,16 +218,47 @@ def quick_collections() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quick_collections")
-def test_intervals_cover_and_holm_keeps_the_family_wise_error():
-    rng = np.random.default_rng(20240601)
-    studies, covered, intervals, families = 500, 0, 0, 0
-    for _ in range(studies):
-        found = paired_differences(simulated(rng, cells=6, seeds=4), "0").values()
-        covered += sum(d.estimate.low <= 0 <= d.estimate.high for d in found)
-        intervals += len(found)
-        families += any(d.holm < 0.05 for d in found)
-    assert 0.935 < covered / intervals < 0.965
-    assert families / studies < 0.065
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_cover_the_truth_and_holm_keeps_the_family_wise_error(seeds: int):
+    """1,000 studies of a baseline, four cells like it and two that differ from it, with luck that the cells share."""
+    rng = np.random.default_rng(20240601 + seeds)
+    truth = np.array([0.0, 0.0, 0.0, 0.0, 0.03, -0.05])
+    luck = rng.normal(0, 0.05, (1000, 1, seeds))
+    x = 0.7 + luck + rng.normal(0, 0.02, (1000, 7, seeds))
+    x[:, 1:] += truth[:, None]
+    p, low, high = t_test(x[:, 1:] - x[:, :1])
+    assert 0.935 < np.mean((low <= truth) & (truth <= high)) < 0.965
+    false = [min(c for c, real in zip(holm(row.tolist()), truth, strict=True) if not real) < 0.05 for row in p]
+    assert np.mean(false) <= 0.055
+    _, low, high = t_test(x)
+    mean = 0.7 + np.array([0.0, *truth])
+    assert 0.935 < np.mean((low <= mean) & (mean <= high)) < 0.965
+    study = {str(cell): by_seed(*values) for cell, values in enumerate(x[0])}
+    told = [found.p for found in paired_differences(study, "0").values()]
+    assert told == pytest.approx(p[0].tolist()), "what was counted is what tables say"
+
+
+def test_equivalence_needs_an_interval_inside_the_margin():
+    base = by_seed(0.70, 0.75, 0.72, 0.78)
+    near = {seed: value + shift for (seed, value), shift in zip(base.items(), (0.001, -0.002, 0.002, 0.0), strict=True)}
+    far = {seed: value + 0.1 + seed / 100 for seed, value in base.items()}
+    found = paired_differences({"base": base, "near": near, "far": far}, "base", margin=0.01)
+    assert found["near"].same < 0.01 < found["near"].p
+    assert found["far"].same > 0.5
+    d = np.array(list(found["near"].per_seed.values()))
+    se = d.std(ddof=1) / 2
+    assert tost(d, 0.01) == pytest.approx(float(stdtr(3, -(0.01 - abs(d.mean())) / se)))
+    assert math.isnan(paired_difference(near, base).same)
+    assert math.isnan(paired_difference(by_seed(0.7), by_seed(0.7), margin=0.1).same)
+
+
+def test_contributions_are_the_full_model_without_each_factor():
+    values = {"full": by_seed(0.9, 0.92, 0.97), "no a": by_seed(0.8, 0.83, 0.86), "no b": by_seed(0.9, 0.91, 0.98)}
+    found = contributions(values, ("full", {"a": "no a", "b": "no b"}))
+    assert found["a"].estimate.mean == pytest.approx(0.1)
+    assert found["b"].estimate.mean == pytest.approx(0.0)
+    assert found["a"].holm == pytest.approx(2 * found["a"].p)
+    assert contributions(values, None) == {}
 
 
 @pytest.mark.usefixtures("quick_collections")

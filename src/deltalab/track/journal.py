@@ -35,6 +35,9 @@ MEASURED = ("metrics", "evaluation")
 """Events whose values are metrics of a step."""
 GLANCE_LINES = 16
 """Newest lines of a journal that tell the present metrics."""
+STATE_LINE = b'"event":"state"'
+CLOSED = ord("}")
+"""How a whole line ends."""
 
 
 class State(Enum):
@@ -178,19 +181,33 @@ def read(run_dir: Path) -> Record:
 def glance(run_dir: Path) -> Record:
     """``read`` for a state at a glance: of the metrics only the newest lines, whatever the journal's length."""
     try:
-        lines = (run_dir / FILE).read_bytes().split(b"\n")[:-1]
+        return glance_at((run_dir / FILE).read_bytes())
     except OSError:
         return Record()
-    wanted = set(range(max(0, len(lines) - GLANCE_LINES), len(lines)))
-    for place, line in enumerate(lines):
-        if b'"event":"state"' in line:
-            before = place - 1
-            while before > 0 and not lines[before].endswith(b"}"):  # torn by a killed process
-                before -= 1
-            wanted |= {place, max(0, before)}
+
+
+def glance_at(content: bytes) -> Record:
+    """``glance`` at a journal that was read already."""
+    wanted, end = set(), content.rfind(b"\n")
+    while end >= 0 and len(wanted) < GLANCE_LINES:
+        line = _line(content, end)
+        wanted.add(line)
+        end = line[0] - 1
+    found = content.find(STATE_LINE)
+    while found >= 0 and (end := content.find(b"\n", found)) >= 0:
+        line = before = _line(content, end)
+        while before[0] > 0 and (before is line or content[before[1] - 1] != CLOSED):  # torn by a killed process
+            before = _line(content, before[0] - 1)
+        wanted |= {line, before}
+        found = content.find(STATE_LINE, end)
     record = Record()
-    extend(record, _parsed(lines[place] for place in sorted(wanted)))
+    extend(record, _parsed(content[start:end] for start, end in sorted(wanted)))
     return record
+
+
+def _line(content: bytes, end: int) -> tuple[int, int]:
+    """Where the line that ends at ``end`` begins, and that end."""
+    return content.rfind(b"\n", 0, end) + 1, end
 
 
 def extend(record: Record, lines: list[dict[str, Any]]) -> None:

@@ -135,27 +135,11 @@ class Mirror:
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[Book]:
         """Connected and alone: mirrors of one study take turns, each reading the book as the last one left it."""
-        with _locked(self.folder / ".mlflow.lock"):
-            try:
-                self._connect()
-                self._book = self._read_book() or self._new_book()
-                self._save()
-                yield self._book
-            except Exception as error:  # whatever MLflow, its stores and their drivers raise
-                said = without_password(_reason(error))
-                if re.match(r"(Run|No Experiment) with id=", said):  # another database than the one written to
-                    said += f"; deltalab sync {self.folder.name} --fresh writes new runs"
-                raise MirrorFailed(f"MLflow at {without_password(self.uri)}: {said}") from error
-
-    def _connect(self) -> None:
-        if self._client is not None:
-            return
-        from mlflow import MlflowClient
-
-        with _locked(self.trials.parent / ".mlflow.lock"):  # a fresh SQLite store must be initialised by one process
-            client = MlflowClient(tracking_uri=self.uri)
-            client.search_experiments(max_results=1)
-        self._client = client
+        with _locked(self.folder / ".mlflow.lock"), failing_as_mirror(self.uri, self.folder.name):
+            self._client = self._client or connect(self.trials.parent, self.uri)
+            self._book = self._read_book() or self._new_book()
+            self._save()
+            yield self._book
 
     def _read_book(self) -> Book | None:
         """What was sent so far to this server; None when nothing was, or when ``fresh`` asks to start again."""
@@ -285,6 +269,32 @@ class Mirror:
 def _details(line: dict[str, Any]) -> dict[str, Any]:
     """How an evaluation was made, without what it measured."""
     return {key: value for key, value in line.items() if key not in ("t", "event", "step", "values", "name")}
+
+
+@contextlib.contextmanager
+def failing_as_mirror(uri: str, study: str) -> Iterator[None]:
+    """Turn whatever MLflow, its stores and their drivers raise into one line.
+
+    Raises:
+        MirrorFailed: in place of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = without_password(_reason(error))
+        if re.match(r"(Run|No Experiment) with id=", said):  # another database than the one written to
+            said += f"; deltalab sync {study} --fresh writes new runs"
+        raise MirrorFailed(f"MLflow at {without_password(uri)}: {said}") from error
+
+
+def connect(runs: Path, uri: str) -> Any:
+    """MLflow's client, its store ready."""
+    from mlflow import MlflowClient
+
+    with _locked(runs / ".mlflow.lock"):  # a fresh SQLite store must be initialised by one process
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
 
 
 def _trials(cell: dict[str, Any]) -> Iterator[tuple[str, int, str]]:

@@ -1,0 +1,115 @@
+"""The tables behind a comparison: what each factor of a full model contributes, which factors matter at all, and how
+fine a difference these seeds can see."""
+
+import math
+
+from analysis.collate import Results
+from analysis.notes import Notes
+from analysis.numbers import MISSING, number, p_value
+from analysis.precision import POWER, Precision, precision, variance_terms
+from analysis.statistics import Difference, Summary
+from analysis.tables import SIGNIFICANT, Column, Item, Table, difference_items, places_of
+
+
+def contributions_table(results: Results, summaries: dict[str, Summary]) -> Table | None:
+    """What the full model has over the one without each factor; None unless the design leaves factors out."""
+    if results.left_out is None:
+        return None
+    book, places, rows = Notes(), places_of(results, summaries), []
+    for metric in results.metrics:
+        for group, found in summaries[metric.name].contributions.items():
+            shift, p = difference_items(found, metric, places[metric.name], True, book)
+            text = Item(text=metric.label, sort=metric.name), Item(text=group, sort=group)
+            rows.append([*text, shift, Item(text=str(found.estimate.n), sort=found.estimate.n), p])
+    columns = _columns("metric", "factor", "contribution [95 %]", "pairs", "p (Holm)", left=2)
+    remark = (
+        "Contribution: the full model minus the one with this factor at the baseline's level, paired by seed; "
+        "p: paired t-test, Holm-corrected over the factors within a metric."
+    )
+    return Table(title="Contributions", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+
+
+def variance_table(results: Results) -> Table | None:
+    """F-tests of factors and interactions; None where no metric has a complete factorial in two seeds."""
+    rows = []
+    for metric in results.metrics:
+        for term in variance_terms(results.values(metric.name), results.levels, results.factors):
+            name = " × ".join(term.factors)
+            rows.append(
+                [
+                    Item(text=metric.label, sort=metric.name),
+                    Item(text=name, sort=name),
+                    Item(text=number(term.f, 2), sort=term.f),
+                    Item(text=f"{term.df[0]}, {term.df[1]}", sort=term.df[0]),
+                    Item(text=p_value(term.p), sort=term.p),
+                    Item(text=number(term.share, 2), sort=term.share),
+                ]
+            )
+    if not rows:
+        return None
+    columns = _columns("metric", "term", "F", "df", "p", "partial η²", left=2)
+    remark = (
+        "Analysis of variance with the seed as a block, noise pooled over all cells, over the seeds that every cell "
+        "has; interactions of two factors at most, p not corrected for the number of terms."
+    )
+    return Table(title="Analysis of variance", columns=columns, rows=rows, remarks=[remark])
+
+
+def precision_table(results: Results, summaries: dict[str, Summary]) -> Table | None:
+    """The noise floor of each metric, and what it lets be seen; None where no metric has two seeds in two cells."""
+    found = {m.name: precision(results.values(m.name), summaries[m.name].margin) for m in results.metrics}
+    if all(math.isnan(one.noise) for one in found.values()):
+        return None
+    margin = summaries[results.metrics[0].name].margin
+    places, rows = places_of(results, summaries), []
+    for metric in results.metrics:
+        one, digits = found[metric.name], places[metric.name] + 1
+        noise = f"{number(one.noise, digits)} [{number(one.low, digits)}, {number(one.high, digits)}]"
+        row = [
+            Item(text=metric.label, sort=metric.name),
+            Item(text=MISSING if math.isnan(one.noise) else noise, sort=one.noise),
+            Item(text=number(one.detectable, digits), sort=one.detectable),
+            Item(text=str(one.n), sort=one.n),
+        ]
+        rows.append(row + ([Item(text=_seeds(one), sort=one.needed)] if margin is not None else []))
+    titles = ["metric", "noise floor σ [95 %]", f"found at {POWER:.0%} power", "seeds"]
+    titles += [f"seeds to find {margin:g}"] if margin is not None else []
+    return Table(title="Precision", columns=_columns(*titles, left=1), rows=rows, remarks=[_PRECISION])
+
+
+def _same(difference: Difference, margin: float) -> bool:
+    """A difference that is exact needs no test."""
+    found = difference.estimate
+    return difference.same < SIGNIFICANT or (found.exact and abs(found.mean) < margin)
+
+
+_PRECISION = (
+    "Noise floor: standard deviation that is left when every cell and every seed has its mean, with its χ² interval; "
+    "two equal cells differ by √2 σ in a seed. Found: the mean paired difference that these seeds find with this "
+    "probability, by a two-sided t-test at 0.05 divided by the number of cells compared."
+)
+
+
+def _seeds(one: Precision) -> str:
+    if math.isnan(one.needed):
+        return MISSING
+    return "more than 10,000" if math.isinf(one.needed) else f"{one.needed:,.0f}"
+
+
+def _columns(*titles: str, left: int) -> list[Column]:
+    """Columns of a narrow table, the first ones aligned to the left."""
+    return [Column(title=title, part="cell", right=place >= left) for place, title in enumerate(titles)]
+
+
+def margin_remark(results: Results, summaries: dict[str, Summary]) -> str:
+    """Which cells are the same as the baseline within the margin, and what was tested; nothing without a margin."""
+    metric = results.metrics[0]
+    summary = summaries[metric.name]
+    if summary.margin is None or not summary.differences:
+        return ""
+    same = [cell for cell in results.cells[1:] if _same(summary.differences[cell.name], summary.margin)]
+    said = ", ".join(map(results.label, same)) or "none"
+    return (
+        f"The same as the baseline in {metric.name} within ±{summary.margin:g}: {said} (two one-sided paired t-tests, "
+        f"Holm-corrected p < {SIGNIFICANT})."
+    )
