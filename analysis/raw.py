@@ -24,7 +24,7 @@ def raw_table(results: Results, summaries: dict[str, Summary]) -> pd.DataFrame:
 
 def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> str:
     """The same for programs, with the footnotes, remarks and provenance of the table; null where there is no number."""
-    rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15))
+    rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15) or "[]")
     said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
     budget = str(results.budget) if results.budget else None
     return json.dumps({"study": results.record.name, "at": budget, "cells": rows, **said}, indent=1) + "\n"
