@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-models bench-data bench-orchestration bench-collate dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
