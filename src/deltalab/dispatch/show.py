@@ -29,7 +29,7 @@ MIN_PREFIX = 5
 def make_console(stderr: bool = False) -> Console:
     """Where plans, launches and states are shown; wide enough for them where the output is no terminal."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(width=160, stderr=stderr)
+    return console if console.is_terminal else Console(width=180, stderr=stderr)
 
 
 def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
@@ -37,8 +37,8 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     table = Table(title=f"{plan.study.name}: {plan.study.question}".rstrip(": "), title_justify="left")
     factors = list(plan.study.factors)
     for factor in factors:
-        table.add_column(factor)
-    table.add_column("layers")
+        table.add_column(factor, no_wrap=True)
+    table.add_column("layers", no_wrap=True)
     for column in FIGURES:
         table.add_column(column, justify="right")
     table.add_column("trials")
