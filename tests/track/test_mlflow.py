@@ -222,7 +222,8 @@ def test_an_evaluation_is_sent_with_how_it_was_made_again_too(desk: Desk) -> Non
     for samples, accuracy in ((4, 0.25), (8, 0.5)):
         log.evaluation(20, {f"{name}/accuracy": accuracy}, name=name, samples=samples, dtype="float32")
         assert mirror.sync() == 1
-    run = next(run for run in children(desk) if run.data.tags["deltalab.trial"] == trial)
+    book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())  # --fresh may have left older runs
+    run = MlflowClient(tracking_uri(desk.runs)).get_run(book["trials"][trial]["run_id"])
     assert history(desk, run.info.run_id, f"{name}/accuracy") == [(20, 0.25), (20, 0.5)]
     assert run.data.metrics[f"{name}/accuracy"] == 0.5
     assert json.loads(run.data.tags[f"deltalab.evaluation.{name}"]) == {"samples": 8, "dtype": "float32"}
