@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+
+from benchmarks.tables import markdown_table, terminal_table
 
 NARROW, WIDE = 2, 4
 """Bytes of bf16 and of fp32."""
@@ -222,19 +223,13 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
     """For a terminal."""
-    table = Table(title=title, title_justify="left")
-    for heading in HEADINGS:
-        words = heading in ("variant", "who", "note")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "note", overflow="fold")
-    for row, texts in zip(rows, cells(rows), strict=True):
-        table.add_row(*map(escape, texts), style="red" if row.error else "")
-    return table
+    texts = zip(cells(rows), (bool(row.error) for row in rows), strict=True)
+    return terminal_table(title, HEADINGS, ("variant", "who", "note"), texts)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The same table for a document."""
-    lines: Iterable[Sequence[str]] = (HEADINGS, ["---"] * len(HEADINGS), *cells(rows))
-    return "\n".join(f"| {' | '.join(text.replace('|', '∣') for text in texts)} |" for texts in lines)
+    return markdown_table(HEADINGS, cells(rows))
 
 
 def _passed(taken: float | None, ours: float | None, floor: float, peak: int | None) -> list[str]:

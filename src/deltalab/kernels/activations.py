@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltalab.kernels.arguments import compute_dtype
 from deltalab.kernels.norm import l2_norm
 
 DecayParameters = tuple[Tensor, Tensor]
@@ -27,9 +28,9 @@ def activate_gates(
         g = log_decay(g, decay)
     tied = b is w
     if w is not None and write_sigmoid:
-        w = torch.sigmoid(_wide(w))
+        w = torch.sigmoid(wide(w))
     if b is not None and erase_range:
-        gate = w if w is not None and tied and write_sigmoid else torch.sigmoid(_wide(b))
+        gate = w if w is not None and tied and write_sigmoid else torch.sigmoid(wide(b))
         b = gate if erase_range == 1 else erase_range * gate
     return g, b, w
 
@@ -38,13 +39,13 @@ def log_decay(rate: Tensor, decay: DecayParameters) -> Tensor:
     """−exp(a) ⊙ softplus(rate + δ), [..., H] or [..., H, K]; fp32, or fp64 where the rate is."""
     a, delta = decay
     scale = -a.exp()
-    dt = F.softplus(_wide(rate) + delta)
+    dt = F.softplus(wide(rate) + delta)
     return (scale if delta.dim() == 1 else scale[:, None]) * dt
 
 
 def normalize_keys(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """q and k divided by their L2 norms, in fp32 or fp64."""
-    return l2_norm(_wide(q)), l2_norm(_wide(k))
+    return l2_norm(wide(q)), l2_norm(wide(k))
 
 
 def check_decay(g: Tensor | None, decay: DecayParameters | None) -> None:
@@ -63,5 +64,6 @@ def check_decay(g: Tensor | None, decay: DecayParameters | None) -> None:
             raise ValueError(f"decay: {name} has shape {list(x.shape)}; must be {list(shape)}")
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def wide(x: Tensor) -> Tensor:
+    """x in the dtype that is computed in: fp64 where it is that, else fp32."""
+    return x.to(compute_dtype(x))

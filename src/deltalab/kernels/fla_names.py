@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deltalab.kernels import dispatch
+from deltalab.kernels.activations import wide
 
 FIXED: dict[str, Any] = {
     "safe_gate": False,
@@ -219,15 +220,11 @@ def _spread(x: Tensor, axis: int, heads: int, group: int) -> Tensor:
     return x.repeat_interleave(group, axis) if x.shape[axis] == heads else x
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype is torch.float64 else x.float()
-
-
 def _activated(beta: Tensor, raw: bool, twice: bool) -> Tensor:
     """β; its sigmoid is taken out here, in every form, for it has but one value per head."""
     if twice and not raw:
         raise ValueError("allow_neg_eigval: True; allowed is False unless use_beta_sigmoid_in_kernel=True")
-    return (1 + twice) * torch.sigmoid(_wide(beta)) if raw else beta
+    return (1 + twice) * torch.sigmoid(wide(beta)) if raw else beta
 
 
 def _decay(raw: bool, g: Tensor, A_log: Tensor | None, dt_bias: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -13,8 +13,10 @@ import pytest
 
 pytestmark = pytest.mark.ahead
 REGISTERS = 255
-SPILLS = {(90, "bfloat16"): 800, (90, "float32"): 2048, (80, "bfloat16"): 4096}
+SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (80, "bfloat16"): 4096}
 """Bytes of local memory per thread that a kernel of the usual path may take; fp32 and sm_80 are there to work."""
+MORE_SPILLS = {"gated_delta_net, activated": 800}
+"""The same for calls that take more: with one decay a head, the key gradients run in 4 warps and spill 688 bytes."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
 ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
 CALLS: dict[str, dict[str, Any]] = {
@@ -70,7 +72,7 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
             # key channels its results were then wrong on an H100 (Triton 3.6). No such product may stand there.
             assert one["rows"] <= 64, one
         if not one["steep"]:
-            assert one["stack"] <= SPILLS[capability, dtype], one
+            assert one["stack"] <= MORE_SPILLS.get(name, SPILLS[capability, dtype]), one
 
 
 def test_decode_step_compiles_without_spills() -> None:
