@@ -19,8 +19,8 @@ def test_steps_are_the_layer() -> None:
     torch.nn.init.normal_(convolution.weight)
     weight = convolution.weight.detach()
     g, b = -torch.rand(n, time, heads, dtype=torch.float64), torch.rand(n, time, heads, width, dtype=torch.float64)
-    y = torch.nn.functional.silu(convolution(qkv)).detach()
-    q, k, v = y.split([heads * width, heads * width, value_heads * values], -1)
+    sizes = [heads * width, heads * width, value_heads * values]
+    q, k, v = (part.detach() for part in convolution(qkv, sizes))
     q, k = (l2_norm(x.unflatten(-1, (heads, width))) for x in (q, k))
     want, final = gated_delta_rule(q, k, v.unflatten(-1, (value_heads, values)), g, b, output_final_state=True)
     state, past = torch.zeros(n, value_heads, width, values, dtype=torch.float64), qkv.new_zeros(n, qkv.shape[-1], 3)

@@ -5,7 +5,6 @@ else; ``reference`` is the definition, token by token, for tests and for reading
 form of the variants it has (an optional package), to compare with.
 """
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -18,6 +17,8 @@ from deltalab.kernels.activations import DecayParameters, activate_gates, check_
 
 Form = Literal["triton", "chunk", "reference", "fla"]
 Result = tuple[Tensor, Tensor | None]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+"""Whether Triton can be imported; looked up here, for compiled code cannot."""
 
 
 def gated_delta_rule(
@@ -117,7 +118,7 @@ def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:
     """The form for a problem, and why it is this one."""
     if q.device.type != "cuda":
         return "chunk", f"the Triton kernels need a GPU, this runs on {q.device.type}"
-    if not has_triton():
+    if not HAS_TRITON:
         return "chunk", "Triton is not installed"
     if torch.cuda.get_device_capability(q.device) < (8, 0):
         return "chunk", f"{torch.cuda.get_device_name(q.device)} is older than the Triton kernels take (sm_80)"
@@ -128,19 +129,13 @@ def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:
     return "triton", f"a GPU, {v.dtype}, K = {q.shape[-1]} and V = {v.shape[-1]}"
 
 
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def _form(form: str) -> Callable[..., Result]:
     if form == "chunk":
         return chunk.gated_delta_rule
     if form == "reference":
         return reference.gated_delta_rule
     if form == "triton":
-        if not has_triton():
+        if not HAS_TRITON:
             raise ValueError(
                 "form: 'triton'; Triton is not installed (pip install triton); allowed is chunk, reference"
             )

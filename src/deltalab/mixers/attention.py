@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deltalab.kernels.packing import tokens_before
 from deltalab.mixers.base import Cache, TokenMixer
-from deltalab.mixers.packing import tokens_before
 from deltalab.mixers.softmax import attend
 from deltalab.spec.model import ModelSpec
 
@@ -78,8 +78,23 @@ def rotate(x: Tensor, position: Tensor, base: float) -> Tensor:
         base: of the frequencies.
     """
     half = x.shape[-1] // 2
-    frequency = base ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = position[..., None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = rotary_table(position, half, base, x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+@torch.library.custom_op("deltalab::rotary_table", mutates_args=())
+def rotary_table(position: Tensor, half: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of ``rotate``'s angles, each [..., half], computed in fp64.
+
+    An operator of its own, so that a compiler does not compute them anew for every element that it turns.
+    """
+    frequency = base ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
+    angle = position[..., None] * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@rotary_table.register_fake
+def _(position: Tensor, half: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    table = position.new_empty((*position.shape, half), dtype=dtype)
+    return table, torch.empty_like(table)

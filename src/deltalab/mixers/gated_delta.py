@@ -37,13 +37,12 @@ class GatedDelta(TokenMixer):
 
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         qkv = self.qkv(x_BTD)
-        if self.conv is not None:
-            if cache is not None:
-                cache["past"].copy_(conv_state_of(qkv.detach(), self.conv.weight.shape[1], cu_seqlens))
-            qkv = self.conv(qkv, cu_seqlens)
-        qk, v = F.silu(qkv).split([2 * self.key_dim, qkv.shape[-1] - 2 * self.key_dim], dim=-1)
-        q, k = qk.unflatten(-1, (2 * self.heads, -1)).chunk(2, dim=-2)
-        v = v.unflatten(-1, (self.value_heads, -1))
+        if self.conv is not None and cache is not None:
+            cache["past"].copy_(conv_state_of(qkv.detach(), self.conv.weight.shape[1], cu_seqlens))
+        sizes = [self.key_dim, self.key_dim, qkv.shape[-1] - 2 * self.key_dim]
+        parts = F.silu(qkv).split(sizes, dim=-1) if self.conv is None else self.conv(qkv, sizes, cu_seqlens)
+        heads = (self.heads, self.heads, self.value_heads)
+        q, k, v = (part.unflatten(-1, (count, -1)) for part, count in zip(parts, heads, strict=True))
         o, state = gated_delta_rule(
             *(q, k, v),
             **self.gates.raw(x_BTD)._asdict(),

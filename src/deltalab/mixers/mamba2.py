@@ -5,6 +5,8 @@ z, xBC, r = W x;   x, B, C = SiLU(short conv(xBC) + c)             B, C shared b
 y = SSD(C, B, x, g, Δ) + D x;   out = W_o RMSNorm(y ⊙ SiLU(z))
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Mamba2(TokenMixer):
         inner, self.d_state = model.inner_width, model.d_state
         self.heads = inner // model.mamba_head_dim
         channels = inner + 2 * self.d_state
-        self.widths = [inner, channels, self.heads]
+        self.widths, self.parts = [inner, channels, self.heads], [inner, self.d_state, self.d_state]
         self.proj = nn.Linear(model.d_model, sum(self.widths), bias=False)
         self.conv = ShortConvolution(channels, model.conv_width) if model.conv_width else None
         self.conv_bias = nn.Parameter(torch.empty(channels)) if model.conv_width else None
@@ -41,11 +43,13 @@ class Mamba2(TokenMixer):
 
     def forward(self, x_BTD: Tensor, cu_seqlens: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         z, xBC, rate = self.proj(x_BTD).split(self.widths, dim=-1)
-        if self.conv is not None:
+        if self.conv is None:
+            parts = F.silu(xBC).split(self.parts, dim=-1)
+        else:
             if cache is not None:
                 cache["past"].copy_(conv_state_of(xBC, self.conv.weight.shape[1], cu_seqlens))
-            xBC = self.conv(xBC, cu_seqlens)
-        x, B, C, g, dt = self._inputs(xBC, rate)
+            parts = self.conv(xBC, self.parts, cu_seqlens, self.conv_bias)
+        x, B, C, g, dt = self._inputs(parts, rate)
         y, state = ssd(C, B, x, g, dt, output_final_state=cache is not None, cu_seqlens=cu_seqlens)
         if cache is not None and state is not None:
             cache["state"].copy_(state)
@@ -61,17 +65,16 @@ class Mamba2(TokenMixer):
 
     def step(self, x_BD: Tensor, cache: Cache) -> Tensor:
         z, xBC, rate = self.proj(x_BD).split(self.widths, dim=-1)
-        if self.conv is not None:
-            xBC = convolve(xBC, self.conv.weight, cache["past"])
-        x, B, C, g, dt = self._inputs(xBC, rate)
+        if self.conv is not None and self.conv_bias is not None:
+            xBC = convolve(xBC, self.conv.weight, cache["past"]) + self.conv_bias
+        x, B, C, g, dt = self._inputs(F.silu(xBC).split(self.parts, dim=-1), rate)
         y, state = ssd_step(cache["state"], C, B, x, g, dt)
         cache["state"].copy_(state)
         return self._output(y, x, z)
 
-    def _inputs(self, xBC: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _inputs(self, parts: Sequence[Tensor], rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x […, H, P], B and C […, 1, N], g and Δ […, H]."""
-        xBC = F.silu(xBC if self.conv_bias is None else xBC + self.conv_bias)
-        x, B, C = xBC.split([self.widths[0], self.d_state, self.d_state], dim=-1)
+        x, B, C = parts
         dt = F.softplus(rate.to(compute_dtype(rate)) + self.delta)
         return x.unflatten(-1, (self.heads, -1)), B.unsqueeze(-2), C.unsqueeze(-2), -self.a.exp() * dt, dt
 

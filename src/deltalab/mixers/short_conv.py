@@ -1,14 +1,15 @@
-"""Causal depthwise short convolution over time, reset at the boundaries of packed sequences."""
+"""The short convolution's filters, one per channel; what is computed with them is in kernels/short_conv.py."""
+
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltalab.mixers.packing import tokens_before
+from deltalab.kernels.short_conv import short_convolution
 
 
 class ShortConvolution(nn.Module):
-    """y_t = Σ_j weight_j ⊙ x_{t−j}, one filter per channel, zero before the sequence's first token.
+    """SiLU(Σ_j weight_j ⊙ x_{t−j} + c), zero before a sequence's first token.
 
     Args:
         channels: C, channels filtered on their own.
@@ -19,14 +20,9 @@ class ShortConvolution(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, width))
 
-    def forward(self, x_BTC: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        """[B, T, C] → [B, T, C]; with ``cu_seqlens`` no tap reaches across a boundary."""
-        length, width = x_BTC.shape[1], self.weight.shape[1]
-        y_BTC = x_BTC * self.weight[:, -1]
-        past = None if cu_seqlens is None else tokens_before(cu_seqlens, length)
-        for lag in range(1, min(width, length)):
-            shifted = F.pad(x_BTC[:, : length - lag], (0, 0, lag, 0))
-            if past is not None:
-                shifted = shifted * (past >= lag).to(shifted.dtype)[None, :, None]
-            y_BTC = torch.addcmul(y_BTC, shifted, self.weight[:, width - 1 - lag])
-        return y_BTC
+    def forward(
+        self, x_BTC: Tensor, sizes: Sequence[int], cu_seqlens: Tensor | None = None, bias: Tensor | None = None
+    ) -> list[Tensor]:
+        """[B, T, C] → [B, T, size] for each of ``sizes``, in the same dtype; with ``cu_seqlens`` no tap reaches across
+        a boundary. ``bias`` is c [C]."""
+        return short_convolution(x_BTC, self.weight, bias, sizes, cu_seqlens)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from deltalab.kernels.dispatch import has_triton
+from deltalab.kernels.dispatch import HAS_TRITON
 
 BLOCK = 256
 """Queries that one call of SDPA takes together; where there are no more, one mask does."""
@@ -49,8 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cu_seqlens: Tens
     place = torch.arange(length, device=q.device)
     sequence = None if cu_seqlens is None else torch.searchsorted(cu_seqlens, place, right=True)
     if length > BLOCK and _flex_runs(q):
-        mask = _window_tiles(length, window, q.device) if sequence is None else tiles(length, window, sequence)
-        return flex(q, k, v, mask)
+        return flex(q, k, v, _tiles_of(length, window, sequence, q.device))
     return _by_blocks(q, k, v, place, window, sequence, None if cu_seqlens is None else cu_seqlens.tolist())
 
 
@@ -90,7 +89,7 @@ def _flex_runs(q: Tensor) -> bool:
     least, most = FLEX_WIDTHS
     if not (q.is_cuda and q.dtype in FLEX_DTYPES and least <= q.shape[-1] <= most):
         return False
-    return has_triton() and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return HAS_TRITON and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Any:
@@ -106,10 +105,18 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-@functools.lru_cache(maxsize=16)
-def _window_tiles(length: int, window: int, device: torch.device) -> BlockMask:
-    """Every layer of a model asks for the same."""
+def _tiles_of(length: int, window: int | None, sequence: Tensor | None, device: torch.device) -> BlockMask:
+    if sequence is not None:
+        return tiles(length, window, sequence)
+    # every layer of a model asks for the same: compiled code finds that itself, and warns of caches
+    return (_one_sequence if torch.compiler.is_compiling() else _kept_tiles)(length, window, device)
+
+
+def _one_sequence(length: int, window: int | None, device: torch.device) -> BlockMask:
     return tiles(length, window, torch.zeros(length, dtype=torch.int64, device=device))
+
+
+_kept_tiles = functools.lru_cache(maxsize=16)(_one_sequence)
 
 
 def tiles(length: int, window: int | None, sequence: Tensor) -> BlockMask:

@@ -2,7 +2,7 @@
 
     python -m tests.kernels.triton.ahead CAPABILITY SHARED < calls.json
 
-reads calls (the arguments of ``call``, or with "decode": true those of ``token``) and prints for each kernel a JSON
+reads calls (the arguments of ``call``, or of what "of" names in ``FORMS``) and prints for each kernel a JSON
 line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout.
 """
 
@@ -20,12 +20,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from deltalab.kernels.triton import decode, passes, plan
+from deltalab.kernels.triton import decode, passes, plan, short_conv
 from deltalab.kernels.triton.api import gated_delta_rule
 
 KERNELS = ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients")
 PROCESSORS = 132
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
 
 
 class Recorder:
@@ -96,6 +102,23 @@ def token(
     return launches
 
 
+def convolution(dtype: str, shape: tuple[int, int, int], taps: int, bias: bool, packed: bool) -> list[Any]:
+    """The launches of a short convolution [B, T, C] and of its backward pass."""
+    x = torch.zeros(shape, dtype=getattr(torch, dtype))
+    weight, constant = torch.zeros(shape[2], taps), torch.zeros(shape[2]) if bias else None
+    past = torch.zeros(shape[1], dtype=torch.int64) if packed else None
+    launches: list[Any] = []
+    recorders = {name: Recorder(getattr(short_conv, name), launches) for name in ("forward", "backward")}
+    with mock.patch.multiple(short_conv, **recorders):
+        sizes = [shape[2]]
+        parts = short_conv.short_convolution(x, weight, constant, past, sizes)
+        short_conv.short_convolution_backward(x, weight, constant, past, parts)
+    return launches
+
+
+FORMS = {"call": call, "token": token, "convolution": convolution}
+
+
 def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capability: int) -> Any:
     """A launch's kernel for a GPU of this compute capability, pointers aligned as torch allocates them."""
     names = [parameter.name for parameter in kernel.params]
@@ -140,8 +163,7 @@ def main() -> None:
     decode.processors = lambda device: PROCESSORS
     seen = set()
     for request in json.load(sys.stdin):
-        form = token if request.pop("decode", False) else call
-        for kernel, args, options in form(**request):
+        for kernel, args, options in FORMS[request.pop("of", "call")](**request):
             key = str((kernel.fn.__name__, [getattr(a, "dtype", a) for a in args], options))
             if key not in seen:
                 seen.add(key)

@@ -28,7 +28,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "float32", **ONE},
 }
 
-DECODE = {"decode": True, "dtype": "bfloat16", "kinds": [2, 2, 2]}
+DECODE = {"of": "token", "dtype": "bfloat16", "kinds": [2, 2, 2]}
 STEPS: list[dict[str, Any]] = [
     {**DECODE, "shape": [1, 16, 1, 128, 128]},
     {**DECODE, "shape": [64, 16, 2, 128, 128]},
@@ -36,6 +36,11 @@ STEPS: list[dict[str, Any]] = [
     {**DECODE, "shape": [64, 8, 1, 256, 256]},
     {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [1, 1, 1]},
     {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [0, 0, 0], "taps": 0, "dtype": "float32"},
+]
+CONVOLUTION = {"of": "convolution", "dtype": "bfloat16", "taps": 4, "bias": False, "packed": False}
+CONVOLUTIONS = [
+    {**CONVOLUTION, "shape": [4, 4096, 6144]},
+    {**CONVOLUTION, "shape": [1, 4096, 4224], "bias": True, "packed": True, "dtype": "float32"},
 ]
 
 
@@ -75,8 +80,9 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
             assert one["stack"] <= MORE_SPILLS.get(name, SPILLS[capability, dtype]), one
 
 
-def test_decode_step_compiles_without_spills() -> None:
-    found = compiled(90, STEPS)
-    assert len(found) == len(STEPS)
+@pytest.mark.parametrize(("calls", "kernels"), [(STEPS, 1), (CONVOLUTIONS, 2)])
+def test_step_and_convolution_compile_without_spills(calls: list[dict[str, Any]], kernels: int) -> None:
+    found = compiled(90, calls)
+    assert len(found) == kernels * len(calls)
     for one in found:
         assert one["stack"] == 0, one

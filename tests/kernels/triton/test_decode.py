@@ -15,9 +15,9 @@ from torch import Tensor
 from deltalab.kernels import dispatch
 from deltalab.kernels.decode import conv_state_of
 from deltalab.kernels.reference import gated_delta_rule as reference
+from deltalab.kernels.short_conv import short_convolution
 from deltalab.kernels.triton.api import gated_delta_rule
 from deltalab.kernels.triton.decode import decode_step, operator
-from deltalab.mixers.short_conv import ShortConvolution
 from tests.kernels.cases import rms_error
 
 pytestmark = pytest.mark.filterwarnings(
@@ -272,14 +272,11 @@ def test_decoding_goes_on_where_a_chunked_prompt_ends(prompt: int) -> None:
 
 def prefilled(problem: Problem, x: dict[str, Tensor], length: int) -> tuple[Tensor, Tensor]:
     """The first tokens at once, with the layer's convolution and the chunkwise kernels."""
-    convolution = ShortConvolution(problem.channels, problem.taps).to(DEVICE)
-    convolution.weight.data = x["weight"]
-    with torch.no_grad():
-        y = F.silu(convolution(x["qkv"][:, :length]))
     keys = problem.heads * problem.width
+    sizes = [keys, keys, problem.value_heads * problem.values]
+    parts = short_convolution(x["qkv"][:, :length], x["weight"], None, sizes)
     q, k, v = (z.unflatten(-1, (-1, width)) for z, width in zip(
-        y.split([keys, keys, problem.value_heads * problem.values], -1),
-        (problem.width, problem.width, problem.values), strict=True,
+        parts, (problem.width, problem.width, problem.values), strict=True,
     ))  # fmt: skip
     o, state = gated_delta_rule(
         q, k, v, *(x[name][:, :length] for name in "gbw"), initial_state=x["state"], output_final_state=True,
