@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.allocated import Allocated
-from deltalab.kernels import dispatch
+from deltalab.kernels import dispatch, short_conv
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.train import Precision
 from deltalab.spec.trial import TrialSpec
@@ -33,7 +33,7 @@ class FusedNorm(torch.autograd.Function):
 
 @contextlib.contextmanager
 def gpu_form() -> Iterator[None]:
-    """Inside, tensors are shapes alone, norms are fused and the recurrence is the Triton kernels' operator."""
+    """Inside, tensors are shapes alone, norms are fused, recurrence and short convolution the Triton kernels' operators."""
     from deltalab.kernels.triton import ops
 
     class Operator:
@@ -44,6 +44,7 @@ def gpu_form() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
         patch.setattr(dispatch, "choose", lambda q, v: ("triton", "a GPU is pretended"))
         patch.setattr(ops, "EagerGatedDeltaRule", Operator)
+        patch.setattr(short_conv, "_fits", lambda x, weight: True)
         patch.setattr(nn.RMSNorm, "forward", lambda self, x: FusedNorm.apply(x, self.weight))
         yield
 

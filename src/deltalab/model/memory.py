@@ -22,7 +22,7 @@ keeps, in bytes per token (K, V: channels of all heads' keys, values; C = 2 K + 
     linear        e D for each that reads a normalised stream under bf16, 4 D for all of them in fp32
     MLP           4 e M: gate, SiLU(gate), up, their product
     attention     7 e D: q, k, v, q and k rotated, the output in two layouts; a window's mask, e T over the sequences
-    convolution   w e C: its input as often as it has taps; 4 C its output; 4 C SiLU of that
+    convolution   e C, its input; in plain torch that as often as it has taps, its output and SiLU of that
     gates         those with channels: decay 12 K (rate, step, decay in fp32), or e K where kernels take the rate;
                   erase e K, write e V
     recurrence    inputs, R, and of every chunk scores, inverse, factors and first state: ``_recurrence``
@@ -79,6 +79,12 @@ class Form:
 
     def norm(self, width: int) -> int:
         return 4 * width if self.gpu else 8 * width
+
+    def convolution(self, taps: int) -> int:
+        """The convolution and its SiLU, of a channel; without taps SiLU alone."""
+        if taps == 0:
+            return 2 * self.element
+        return self.element if self.gpu else (taps + 2) * self.element
 
     def linears(self, count: int, width: int) -> int:
         """Inputs of as many products that read one fp32 tensor."""
@@ -225,8 +231,7 @@ def _gated_delta(variant: VariantSpec, model: ModelSpec, form: Form) -> tuple[fl
     decays, erases = variant.decay is not Decay.none, variant.erase is not Erase.none
     writes = variant.write is not Write.one and not variant.tie
     total = float(form.linears(2 + decays + erases + writes, model.d_model))
-    total += (e * model.conv_width + 4) * channels if model.conv_width else e * channels
-    total += 4 * channels  # SiLU
+    total += form.convolution(model.conv_width) * channels
     if decays and (variant.decay is Decay.channel or pool):
         inside = form.gpu and variant.decay is Decay.channel  # the kernels activate it
         total += e * model.head_dim + (e if inside else 12) * keys
@@ -265,7 +270,7 @@ def _mamba2(model: ModelSpec, form: Form) -> tuple[float, float]:
     e, inner, n, heads = form.element, model.inner_width, model.d_state or 0, _mamba_heads(model)
     channels = inner + 2 * n
     total = form.linears(1, model.d_model) + e * (2 * inner + 2 * n + heads)
-    total += ((e * (model.conv_width - 1) + 4) * channels if model.conv_width else 0) + 4 * channels
+    total += (form.convolution(model.conv_width) - e) * channels  # its input is counted as the projection's
     rule = _recurrence(form, heads, heads * n, inner, n, False, False, False)
     return total + 4 * inner + form.norm(inner) + 2 * e * inner, rule
 
