@@ -33,7 +33,7 @@ class FusedNorm(torch.autograd.Function):
 
 @contextlib.contextmanager
 def gpu_form() -> Iterator[None]:
-    """Inside, tensors are shapes alone, norms are fused, recurrence and short convolution the Triton kernels' operators."""
+    """Inside, tensors are shapes alone, norms fused, recurrence and short convolution the Triton kernels' operators."""
     from deltalab.kernels.triton import ops
 
     class Operator:

@@ -80,7 +80,7 @@ def forward(
     first = tl.program_id(0).to(tl.int64) * BT
     local = tl.program_id(1) * BC + tl.arange(0, BC)
     channels, inside = offset + local, local < size
-    w0, w1, w2, w3, c = load_taps(weight, bias, channels, inside, W, BIAS)
+    w0, w1, w2, w3, c = load_taps(weight, bias, channels, inside, W, BIAS)  # pyright: ignore[reportGeneralTypeIssues]
     x1, x2, x3 = load_past(x, past, first, tokens_in_all, length, row, channels, inside, PACKED)  # pyright: ignore[reportGeneralTypeIssues]
     for step in tl.range(0, BT, loop_unroll_factor=UNROLL):
         token = first + step
@@ -109,7 +109,7 @@ def backward(
     first = tl.program_id(0).to(tl.int64) * BT
     local = tl.program_id(1) * BC + tl.arange(0, BC)
     channels, inside = offset + local, local < size
-    w0, w1, w2, w3, c = load_taps(weight, bias, channels, inside, W, BIAS)
+    w0, w1, w2, w3, c = load_taps(weight, bias, channels, inside, W, BIAS)  # pyright: ignore[reportGeneralTypeIssues]
     x1, x2, x3 = load_past(x, past, first, tokens_in_all, length, row, channels, inside, PACKED)  # pyright: ignore[reportGeneralTypeIssues]
     zero = tl.zeros_like(w0)
     dx1, dx2, dx3 = zero, zero, zero
