@@ -5,18 +5,20 @@ gated_delta_net_2  recurrent  57,636  1,024   0.564 ± 0.044      baseline
 kda                recurrent  57,720  1,024   0.551 ± 0.073      −0.013 [−0.08, +0.05]    1.000
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from analysis import notes
 from analysis.collate import Metric, Results
 from analysis.notes import Notes
 from analysis.numbers import count, decimals, mean_and_half, number, p_value, with_interval
 from analysis.sources import provenance_line
-from analysis.statistics import Difference, Effect, Summary
+from analysis.statistics import Difference, Effect, Estimate, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
 
+Key = TypeVar("Key")
 SIGNIFICANT = 0.05
 """Differences with a corrected p below this are coloured where the format has colours."""
 
@@ -76,7 +78,10 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     """A row per cell, the baseline first: levels, size, every metric, and the primary metric's difference."""
     book = Notes()
     places = places_of(results, summaries)
-    best = {metric.name: best_cells(metric, summaries[metric.name], places[metric.name]) for metric in results.metrics}
+    best = {
+        metric.name: best_of(summaries[metric.name].estimates, metric.goal, places[metric.name])
+        for metric in results.metrics
+    }
     show_seeds = any(notes.missing_seeds(results, cell) for cell in results.cells)
     primary = results.metrics[0]
     differences = summaries[primary.name].differences
@@ -115,14 +120,14 @@ def places_of(results: Results, summaries: dict[str, Summary]) -> dict[str, int]
     return {metric.name: decimals(summaries[metric.name].estimates.values()) for metric in results.metrics}
 
 
-def best_cells(metric: Metric, summary: Summary, places: int) -> set[str]:
-    """Cells with the best mean as displayed, among those with the most values, so that none wins by losing seeds."""
-    most = max((found.n for found in summary.estimates.values()), default=0)
-    means = {cell: round(found.mean, places) for cell, found in summary.estimates.items() if found.n == most and most}
-    if metric.goal is None or len(summary.estimates) < 2 or not means:
+def best_of(estimates: Mapping[Key, Estimate], goal: Goal | None, places: int) -> set[Key]:
+    """Keys of the best mean as displayed, among those with the most values, so that none wins by losing seeds."""
+    most = max((found.n for found in estimates.values()), default=0)
+    means = {key: round(found.mean, places) for key, found in estimates.items() if found.n == most and most}
+    if goal is None or len(estimates) < 2 or not means:
         return set()
-    top = max(means.values()) if metric.goal is Goal.max else min(means.values())
-    return {cell for cell, mean in means.items() if mean == top}
+    top = max(means.values()) if goal is Goal.max else min(means.values())
+    return {key for key, mean in means.items() if mean == top}
 
 
 def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:

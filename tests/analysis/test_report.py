@@ -85,7 +85,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_outside(report: Repor
     assert text.startswith("<!doctype html>")
     assert page.open == []
     assert page.tags.count("script") == 1
-    assert page.tags.count("img") == len(report.pictures) == 5
+    assert page.tags.count("img") == len(report.pictures) == 6
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert "http://" not in text
     assert "https://" not in text
@@ -151,7 +151,7 @@ def test_every_file_is_written_and_stale_pictures_go(made: Made, report: Report)
 
 
 def test_pictures(report: Report):
-    assert [p.name for p in report.pictures] == ["values", "differences", "effects", "slices", "curves"]
+    assert [p.name for p in report.pictures] == ["values", "differences", "effects", "interactions", "slices", "curves"]
     for picture in report.pictures:
         assert picture.png.startswith(b"\x89PNG")
         width = int.from_bytes(picture.png[16:20], "big")
