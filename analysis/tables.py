@@ -5,6 +5,7 @@ gated_delta_net_2  recurrent  57,636  1,024   0.564 ± 0.044      baseline
 kda                recurrent  57,720  1,024   0.551 ± 0.073      −0.013 [−0.08, +0.05]    1.000
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -12,7 +13,8 @@ from typing import Literal, TypeVar
 from analysis import notes
 from analysis.collate import Metric, Results
 from analysis.notes import Notes
-from analysis.numbers import count, decimals, mean_and_half, number, p_value, with_interval
+from analysis.numbers import MISSING, count, decimals, mean_and_half, number, p_value, with_interval
+from analysis.pooled import FEW, Interval, Model, model_remark
 from analysis.sources import provenance_line
 from analysis.statistics import Difference, Effect, Estimate, Summary
 from deltalab.spec.study import Goal
@@ -134,6 +136,7 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
     """Every metric's paired differences with effect size; a row per metric and cell."""
     book = Notes()
     places = places_of(results, summaries)
+    models = _models_shown(results, summaries)
     rows = []
     for metric in results.metrics:
         for cell in results.cells[1:]:
@@ -148,15 +151,18 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
                     Item(text=p_value(found.p), sort=found.p),
                     items[1],
                     Item(text=number(found.g, 2, signed=True), sort=found.g),
+                    *_pooled_items(models, metric, {cell.name: 1.0, results.baseline: -1.0}, places[metric.name]),
                 ]
             )
     titles = ["metric", "cell", "Δ from the baseline [95 %]", "pairs", "p", "p (Holm)", "Hedges' g_z"]
+    titles += ["pooled [95 %]"] if models else []
     remark = (
         "Paired by seed; p: paired t-test, p (Holm): corrected over all cells within a metric; g_z: Cohen's d_z with "
         "Hedges' exact small-sample factor, from three pairs on."
     )
     columns = [Column(title=title, part="cell", right=place > 1) for place, title in enumerate(titles)]
-    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+    remarks = [remark, *filter(None, [model_remark(list(models.values()))])]
+    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
 
 
 def effects_table(results: Results, summaries: dict[str, Summary], metrics: list[Metric] | None = None) -> Table:
@@ -164,6 +170,7 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
     book = Notes()
     metrics = results.metrics if metrics is None else metrics
     several = len(metrics) > 1
+    models = _models_shown(results, summaries)
     places = places_of(results, summaries)
     rows = []
     for metric in metrics:
@@ -175,11 +182,36 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
             row.append(Item(text=text, marks=note, sort=effect.estimate.mean))
             row.append(Item(text=str(effect.estimate.n), sort=effect.estimate.n))
             row.append(Item(text=_averaged(effect), sort=len(effect.averaged)))
+            row += _pooled_items(models, metric, effect.contrast, places[metric.name])
             rows.append(row)
     crossed = any(len(effect.levels) > 1 for metric in metrics for effect in summaries[metric.name].effects)
     titles = [*(["metric"] if several else []), "effect", "estimate [95 %]", "seeds", "averaged over"]
+    titles += ["pooled [95 %]"] if models else []
     columns = [Column(title=title, part="cell", right=place > several) for place, title in enumerate(titles)]
-    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=notes.effect_remarks(crossed))
+    remarks = [*notes.effect_remarks(crossed), *filter(None, [model_remark(list(models.values()))])]
+    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+
+
+def _models_shown(results: Results, summaries: dict[str, Summary]) -> dict[str, Model]:
+    """Metric → its model, where seeds are few, or missing, and cells several enough to learn from one another."""
+    found = {metric.name: summaries[metric.name].model for metric in results.metrics}
+    return {
+        name: model
+        for name, model in found.items()
+        if model is not None and len(model.cells) > 2 and (model.seeds <= FEW or model.kind == "mixed")
+    }
+
+
+def _pooled_items(models: Mapping[str, Model], metric: Metric, weights: Mapping[str, float], places: int) -> list[Item]:
+    """The contrast with pooled noise; no item where the table has no such column."""
+    if not models:
+        return []
+    model = models.get(metric.name)
+    found = model.contrast(weights) if model is not None else Interval()
+    if math.isnan(found.mean):
+        return [Item(text=MISSING, sort=None)]
+    ends = f"[{number(found.low, places, signed=True)}, {number(found.high, places, signed=True)}]"
+    return [Item(text=f"{number(found.mean, places, signed=True)} {ends}", sort=found.mean)]
 
 
 def effect_label(effect: Effect) -> str:
