@@ -1,6 +1,7 @@
 """A table as text: for the terminal (Rich), Markdown and LaTeX. ``report`` makes the HTML, ``raw`` the CSV."""
 
 import re
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -91,6 +92,11 @@ def to_latex(table: Table, label: str) -> str:
     if below:
         lines += ["", "\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize", *below, "\\end{minipage}"]
     return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def to_latex_file(tables: Sequence[Table], label: str) -> str:
+    """Several tables, their labels numbered from the second on."""
+    return "\n".join(to_latex(table, f"{label}-{n}" if n else label) for n, table in enumerate(tables))
 
 
 def latex_escape(text: str) -> str:

@@ -30,7 +30,9 @@ def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> st
     rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15) or "[]")
     said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
     budget = str(results.budget) if results.budget else None
-    return json.dumps({"study": results.record.name, "at": budget, "cells": rows, **said}, indent=1) + "\n"
+    trials = {cell.name: cell.trials for cell in results.cells}
+    plain = {"study": results.record.name, "at": budget, "cells": rows, "trials": trials, **said}
+    return json.dumps(plain, indent=1) + "\n"
 
 
 def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from analysis.collate import Metric, Results
 from analysis.notes import Notes
 from analysis.numbers import MISSING, count, decimals, mean_and_half, number, p_value, with_interval
 from analysis.pooled import FEW, Interval, Model, model_remark
-from analysis.sources import provenance_line
+from analysis.sources import provenance_line, trial_ids
 from analysis.statistics import Difference, Effect, Estimate, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
@@ -113,7 +113,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
         rows=rows,
         notes=book.listed,
         remarks=notes.remarks(results, summaries),
-        provenance=provenance_line(results),
+        provenance=f"{provenance_line(results)} · {trial_ids(results)}",
     )
 
 

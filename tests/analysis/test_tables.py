@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -213,6 +214,15 @@ def test_trials_of_several_commits_are_told(tmp_path: Path):
 
     _, _, table = tables_of(make_study(tmp_path, TWO, outcome))
     assert "commit bbbbbbbbbb (2 trials), aaaaaaaaaa (4 trials)" in table.provenance
+
+
+def test_provenance_says_when_and_by_which_trials(tmp_path: Path):
+    made = two(tmp_path)
+    line = tables_of(made)[2].provenance
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    assert f"launched {today} · ran {today} · abacus, 2 cores · trials " in line
+    ids = [trial for cell in made.record.cells for trial in cell.trials.values()]
+    assert line.rpartition("trials ")[2].split(", ") == [trial[:8] for trial in ids]
 
 
 # formats
