@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -54,6 +54,9 @@ test-tritons: install ## Compile the Triton kernels without a GPU, with the inst
 
 test-gpu: install ## Run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -rs -m gpu tests $(ARGS)
+
+test-latex: install ## Compile the tables of a report with pdflatex (Debian: texlive-latex-recommended)
+	$(BIN)/python -m pytest -rs tests/analysis/test_latex.py $(ARGS)
 
 check: install ## Lint, formatting, types, import contracts
 	$(BIN)/ruff check .
