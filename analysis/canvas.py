@@ -5,6 +5,7 @@ print): it gives every colour used here the one that is read on dark paper.
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ STYLE = {
     "axes.titlecolor": INK,
     "figure.facecolor": PAPER,
     "text.color": INK,
+    "text.parse_math": False,  # a name may have dollars in it
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": RULE,
@@ -92,9 +94,11 @@ def develop(figure: "Figure", name: str, title: str, caption: str) -> Picture:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     png, svg = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    figure.set_layout_engine("none")  # solved by now
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name's, drawn as a box
+        FigureCanvasAgg(figure).print_png(png)
+        figure.set_layout_engine("none")  # solved by now
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
     text = svg.getvalue().decode().replace("</style>", f"{_dark_rules()}</style>", 1)
     return Picture(name=name, title=title, caption=caption, png=png.getvalue(), svg=text)
 

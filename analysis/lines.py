@@ -91,6 +91,8 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
 
 def curves_picture(results: Results, metric: str) -> Picture:
     """Mean over completed seeds with a band, and the other seeds as they are."""
+    from matplotlib.ticker import LogFormatter
+
     look = looks(results)
     rows = results.curves[results.curves["metric"] == metric]
     figure, panels = _panels(results)
@@ -113,6 +115,8 @@ def curves_picture(results: Results, metric: str) -> Picture:
         axes.set_xlabel("step")
         if ends and 0 < sorted(ends)[len(ends) // 2] < VANISHED * max(starts) and min(ends) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     _finish(results, figure, panels, metric)
     return develop(
         figure,

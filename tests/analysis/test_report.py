@@ -20,7 +20,7 @@ from deltalab.track.journal import State
 from tests.analysis.studies import ACCURACY, LOSS, Levels, Made, Outcome, constant, falling, make_study
 from tests.analysis.test_palette import contrast
 
-EVIL = "<script>alert('why?')</script> & \"co\""
+EVIL = "<script>alert('why?')</script> & \"co\" for $5 or \\frac{$ \U0001f600"
 SLICES = {"eval/accuracy/1-32": Goal.max, "eval/accuracy/33-64": Goal.max}
 
 
