@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from analysis.palette import Slot
 
 MOST_PAIRS = 6
-"""More pairs of factors are not drawn."""
+"""More pairs of factors are not drawn; the tables have them."""
 Pair = tuple[str, str]
 
 
@@ -104,7 +104,7 @@ def crossing_tables(results: Results) -> list[Table]:
     """A table per pair of crossed factors, a row per metric and level of the first."""
     tables = {}
     for metric in results.metrics:
-        for found in crossings(results, metric)[:MOST_PAIRS]:
+        for found in crossings(results, metric):
             tables.setdefault(found.pair, []).append((metric, found))
     return [_table(results, pair, found) for pair, found in tables.items()]
 
@@ -149,9 +149,10 @@ def interactions_picture(results: Results, metric: Metric) -> Picture | None:
     """A panel per pair of factors: parallel lines are factors that add up. None where no two levels of each meet."""
     from matplotlib.figure import Figure
 
-    found = [crossing for crossing in crossings(results, metric) if crossing.whole][:MOST_PAIRS]
-    if not found:
+    whole = [crossing for crossing in crossings(results, metric) if crossing.whole]
+    if not whole:
         return None
+    found, more = whole[:MOST_PAIRS], len(whole) - MOST_PAIRS
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(WIDTH, 0.4 + 3.6 * rows), layout="constrained")
@@ -170,7 +171,7 @@ def interactions_picture(results: Results, metric: Metric) -> Picture | None:
         f"{metric.name}, factors together",
         "Mean over seeds with its 95 % t-interval (cut where it leaves the picture) at each pair of levels, averaged "
         "over the other factors. Parallel lines: the factors add up; lines that part or cross: what "
-        "one does depends on the other.",
+        "one does depends on the other." + (f" The tables have {more} more pairs." if more > 0 else ""),
     )
 
 
