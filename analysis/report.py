@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from analysis import formats, raw
@@ -59,6 +60,7 @@ class Report:
     """
 
     results: Results
+    summaries: dict[str, Summary]
     brief: str
     facts: list[tuple[str, str]]
     plan: Table
@@ -70,11 +72,15 @@ class Report:
     contributions: Table | None
     variance: Table | None
     precision: Table | None
-    pictures: list[Picture]
     unfinished: Table | None
     trials: Table
     commands: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Drawn when they are first asked for, which takes longer than everything else."""
+        return draw_all(self.results, self.summaries)
 
     @property
     def layouts(self) -> dict[Layout, list[Table]]:
@@ -97,7 +103,7 @@ class Report:
 
 
 def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence[str] = ()) -> Report:
-    """Everything the pages say, pictures drawn.
+    """Everything the pages say.
 
     Args:
         asked: the options that the user gave, for the command that repeats this report.
@@ -106,6 +112,7 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
     has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
     return Report(
         results=results,
+        summaries=summaries,
         brief=brief(results, summaries),
         facts=_facts(results),
         plan=plan_table(results),
@@ -117,7 +124,6 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
         contributions=contributions_table(results, summaries),
         variance=variance_table(results),
         precision=precision_table(results, summaries),
-        pictures=draw_all(results, summaries),
         unfinished=unfinished_table(results),
         trials=trials_table(results),
         commands=_commands(results, asked),
