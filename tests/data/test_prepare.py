@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from deltalab.data import prepare as preparing
 from deltalab.data import sources
 from deltalab.data.manifest import settled, store_folder
 from deltalab.data.prepare import SPLITS, document_split, prepare
-from deltalab.data.prepare_command import read_share, run_prepare
 from deltalab.data.store import TokenStream
+from deltalab.data.verify import verify
 from deltalab.errors import ConfigError, DeltalabError, DiskFull, NotFoundError, UsageError
 from deltalab.spec.data import TextSpec, Tokenizer
 from tests.data.files import texts, use_empty_cache, write_parquet, write_tokenizer
@@ -262,23 +263,67 @@ def test_a_text_that_was_not_prepared_says_how(spec: TextSpec):
         settled(spec)
 
 
-def test_the_command_says_what_is_there(spec: TextSpec, capsys: pytest.CaptureFixture[str]):
-    overrides = ["data=text", "data.corpus=null", f"data.files={spec.files}"]
-    run_prepare(overrides, "1/2", 1, False)
-    assert "shards are there; the other shares make the rest" in capsys.readouterr().out
-    run_prepare(overrides, None, 1, True)
-    said = json.loads(capsys.readouterr().out)
-    assert said["complete"]
-    assert said["splits"]["train"]["documents"] == len(expected("train"))
-    with pytest.raises(ConfigError, match="data=s3: allowed is a text"):
-        run_prepare(["data=s3"], None, 1, False)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_files_that_are_not_what_was_written_are_named_with_what_to_do(spec: TextSpec, workers: int):
+    store = prepare(replace(spec, tokenizer=Tokenizer.bpe, bpe_vocab=300))
+    told: list[tuple[int, int]] = []
+    files = verify(store, workers, lambda done, total: told.append((done, total)))
+    assert files == 2 + 6 * len(list(store.glob("shard-*")))
+    assert told[-1][0] == told[-1][1] == sum(size for _, size in sizes(store))
+    shard = store / "shard-00002/train.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    (store / "shard-00004/test.npy").unlink()
+    with pytest.raises(
+        DeltalabError, match=r"2 of \d+ files are not .*: shard-00002/train.npy, shard-00004/test.npy; rem"
+    ):
+        verify(store, workers)
+    for name in ("shard-00002", "shard-00004"):
+        shutil.rmtree(store / name)
+    (store / "manifest.json").unlink()
+    assert prepare(replace(spec, tokenizer=Tokenizer.bpe, bpe_vocab=300)) == store
+    assert verify(store, workers) == files
+    (store / "tokenizer/token_bytes.npy").write_bytes(b"")
+    with pytest.raises(DeltalabError, match=r"token_bytes\.npy; remove the whole folder and prepare again"):
+        verify(store, workers)
 
 
-@pytest.mark.parametrize("share", ["0/2", "3/2", "1", "a/b"])
-def test_a_share_is_one_of_n(share: str):
-    assert read_share("2/3") == (2, 3)
-    with pytest.raises(ConfigError, match=f"--shard={share}: allowed is i/n"):
-        read_share(share)
+def sizes(store: Path) -> list[tuple[Path, int]]:
+    """The files of a store that have checksums, and their bytes."""
+    names = ["tokenizer/token_bytes.npy", "tokenizer/tokenizer.json", "shard-*/*.npy"]
+    return [(file, file.stat().st_size) for name in names for file in store.glob(name)]
+
+
+def test_the_shards_that_are_there_can_be_verified_before_the_rest_is(spec: TextSpec):
+    store = prepare(spec, share=(1, 2))
+    assert verify(store) == 1 + 6 * len(list(store.glob("shard-*")))
+    with pytest.raises(NotFoundError, match="nothing is prepared here"):
+        verify(store.parent)
+
+
+def test_a_hub_data_set_goes_on_with_the_revision_it_was_begun_from(spec: TextSpec, tmp_path: Path, monkeypatch):
+    """The hub's addresses carry the commit; files of the test answer for them."""
+    asked: list[str | None] = []
+
+    def builder(name: str, config: str | None, revision: str | None) -> SimpleNamespace:
+        asked.append(revision)
+        address = f"hf://datasets/{name}@{revision or newest}/train.parquet"
+        return SimpleNamespace(config=SimpleNamespace(data_files={"train": [address]}))
+
+    def opened(file: str):
+        return (tmp_path / "hub" / f"train-0000{0 if '@a1/' in file else 1}.parquet").open("rb")
+
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    monkeypatch.setattr(sources, "_open", opened)
+    hub, newest = replace(PLAIN, files=None, hub="lab/texts"), "a1"
+    prepare(hub, share=(2, 3))
+    newest = "b2"
+    store = prepare(hub)
+    assert asked == [None, "a1"]
+    assert json.loads((store / "manifest.json").read_text())["revision"] == "a1"
 
 
 def test_small_files_share_a_shard(spec: TextSpec, tmp_path: Path, monkeypatch):

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,6 +114,12 @@ def cut(spec: TextSpec) -> list[Piece]:
         return [Piece(parts=[], size=size)]
     units = {file: _form(file).units(file, spec.column) for file in find_files(spec)}
     return list(_group(units, min(LARGEST, max(SMALLEST, sum(map(sum, units.values())) // PIECES))))
+
+
+def pinned_revision(pieces: list[Piece]) -> str | None:
+    """The commit of the hub that pieces are read from; None of files that are here, or of no pieces."""
+    found = (re.match(r"hf://datasets/[^@]+@([^/]+)/", file) for piece in pieces for file, _, _ in piece.parts)
+    return next((match[1] for match in found if match), None)
 
 
 def read(spec: TextSpec, piece: Piece) -> Iterator[Document]:
