@@ -174,7 +174,9 @@ def test_the_manifest_counts_and_sums_up(spec: TextSpec):
 
 @pytest.mark.parametrize(("vocab", "dtype"), [(300, np.uint16), (70_000, np.uint32)])
 def test_a_given_tokenizer_marks_documents_with_the_tokens_asked_for(spec: TextSpec, tmp_path: Path, vocab, dtype):
-    name = str(write_tokenizer(tmp_path / "given.json", vocab))
+    """The tokenizer is a file, or a folder as the hub has them."""
+    file = write_tokenizer(tmp_path / "tokenizer.json", vocab)
+    name = str(file if vocab == 300 else tmp_path)
     spec = replace(spec, tokenizer=Tokenizer.given, tokenizer_name=name, bos="<s>")
     store = prepare(spec)
     resolved = settled(spec)

@@ -98,6 +98,10 @@ def settled(spec: TextSpec) -> TextSpec:
     spec = settled_paths(spec)
     if spec.embedded and spec.corpus is not None:
         return spec if spec.corpus_sha256 else replace(spec, corpus_sha256=corpus_sha256(spec.corpus))
+    if spec.streaming:
+        from deltalab.data.streaming import settled_stream
+
+        return settled_stream(spec)
     manifest = read_manifest(spec)
     given = spec.tokenizer is Tokenizer.given
     return replace(

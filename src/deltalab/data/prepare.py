@@ -240,7 +240,7 @@ def _made(spec: TextSpec, store: Path, pieces: list[Piece], numbers: list[int], 
             yield number
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=begin_worker) as pool:
         futures = {pool.submit(make_shard, spec, store, number, pieces[number]): number for number in left}
         try:
             for future in as_completed(futures):
@@ -250,7 +250,7 @@ def _made(spec: TextSpec, store: Path, pieces: list[Piece], numbers: list[int], 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin() -> None:
+def begin_worker() -> None:
     """In a process of the pool: one thread of tokenizing each, and an end with whoever began it, also by kill -9."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
