@@ -221,7 +221,7 @@ class TestContinuousIntegration:
         text = script.read_text()
         assert "set -euo pipefail" in text
         steps = re.findall(r"^ *step make (\S+)", text, re.MULTILINE)
-        assert steps == ["install", "check", "test", "test-tritons", "test-faults", "test-slurm"]
+        assert steps == ["install", "check", "docs", "test", "test-tritons", "test-faults", "test-slurm"]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:
@@ -236,6 +236,7 @@ class TestContinuousIntegration:
         assert calls(tmp_path) == [
             "install",
             "check",
+            "docs",
             "test",
             "test-tritons",
             "test-faults",
