@@ -115,8 +115,35 @@ def test_a_folder_in_the_hubs_form_is_read_offline(spec: TextSpec, tmp_path: Pat
     assert documents(store, "train") == expected("train")
 
 
+CONFIGURATIONS = """---
+configs:
+- {config_name: sample-10BT, data_files: [{split: train, path: sample/10BT/*}]}
+- {config_name: sample-100BT, data_files: [{split: train, path: sample/100BT/*}]}
+---
+"""
+
+
+def test_a_configuration_of_a_data_set_is_found_by_name(spec: TextSpec, tmp_path: Path):
+    """As FineWeb-Edu names its samples: by the head of the data set's card."""
+    for name in ("10BT", "100BT"):
+        write_parquet(tmp_path / "web/sample" / name, DOCUMENTS, files=2)
+    (tmp_path / "web/README.md").write_text(CONFIGURATIONS)
+    web = replace(PLAIN, files=None, hub=str(tmp_path / "web"), hub_config="sample-100BT")
+    assert [Path(file).parts[-3:-1] for file in sources.find_files(web)] == [("sample", "100BT")] * 2
+    for config, said in (("sample-1BT", "sample-1BT"), (None, "null")):
+        with pytest.raises(ConfigError) as refused:
+            sources.find_files(replace(web, hub_config=config))
+        assert str(refused.value) == f"data.hub_config={said}: allowed is one of sample-10BT, sample-100BT"
+    with pytest.raises(ConfigError, match=r"data\.hub_split=tset: allowed is one of train"):
+        sources.find_files(replace(web, hub_split="tset"))
+
+
 def test_shares_and_processes_make_the_same_bytes(spec: TextSpec):
-    whole = tree(move_to(prepare(spec), "whole"))
+    told: list[tuple[int, int]] = []
+    whole = tree(move_to(prepare(spec, report=lambda done, total: told.append((done, total))), "whole"))
+    assert len(told) > 9
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] == told[0][1]
     assert not (prepare(spec, share=(2, 3)) / "manifest.json").exists()
     assert not (prepare(spec, share=(1, 3)) / "manifest.json").exists()
     assert tree(move_to(prepare(spec, share=(3, 3)), "shares")) == whole

@@ -80,6 +80,9 @@ def find_files(spec: TextSpec) -> list[str]:
             builder = load_dataset_builder(str(spec.hub), spec.hub_config, revision=spec.hub_revision)
     except Exception as error:  # whatever datasets, the hub and the network raise
         cause = " ".join(str(error).split())[:160]
+        if isinstance(error, ValueError) and (named := re.search(r"[Aa]vailable(?: configs)?: \[(.+?)\]", str(error))):
+            configurations = named[1].replace("'", "").split(", ")
+            raise ConfigError("data.hub_config", spec.hub_config or "null", configurations) from error
         allowed = (
             "a data set that can be reached from here (offline? prepare where the hub is, or download its files and "
             f"name them: data.hub=null data.files='FOLDER/*.parquet'; said: {cause})"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from deltalab.data.batch import Batch
 from deltalab.data.generated import Stream, generator
-from deltalab.data.manifest import shard_folder
+from deltalab.data.manifest import DECIDING, PLAN, shard_folder, store_folder
 from deltalab.data.prepare import begin, begin_worker, make_shards, planned_pieces
 from deltalab.data.store import TokenStream
 from deltalab.data.text import TextTask, refuse_short, windows_of
@@ -44,7 +44,11 @@ class StreamedText(TextTask):
     """
 
     def __init__(self, spec: TextSpec, seed: int) -> None:
-        store = begin(spec)
+        store = store_folder(spec)
+        if (
+            spec.corpus_sha256 is None or not (store / PLAN).is_file()
+        ):  # else the plan is what the trial was resolved to
+            begin(spec)
         _refuse_other(spec, store)
         super().__init__(spec, seed, store)
         self._shards = _Shards(spec, store)
@@ -156,7 +160,7 @@ def settled_stream(spec: TextSpec) -> TextSpec:
     Raises:
         ConfigError: the text or the tokenizer is not there, or is another one.
     """
-    store = begin(spec)
+    store = _begun(TextSpec(**{key: getattr(spec, key) for key in (*DECIDING, "bpe_vocab", "streaming")}))
     _refuse_other(spec, store)
     said = json.loads((store / "tokenizer" / "said.json").read_text())
     given = spec.tokenizer is Tokenizer.given
@@ -166,6 +170,12 @@ def settled_stream(spec: TextSpec) -> TextSpec:
         tokenizer_sha256=said["sha256"] if given else None,
         tokenizer_vocab=said["vocab_size"] if given else None,
     )
+
+
+@lru_cache(maxsize=16)
+def _begun(spec: TextSpec) -> Path:
+    """``begin``, once a process for all cells of a study, since it looks into every file."""
+    return begin(spec)
 
 
 def _refuse_other(spec: TextSpec, store: Path) -> None:
