@@ -30,6 +30,8 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "obj
 FETCHING = {"icon", "stylesheet", "preload", "prefetch", "preconnect", "dns-prefetch", "manifest", "modulepreload"}
 """Values of a link element's rel that make it fetch."""
 
+FETCHED_BY_STYLE = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""")
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from files of the repository."""
@@ -123,6 +125,10 @@ def faults(site: Path) -> Iterator[str]:
                 yield f"{name}: {address}: no such page"
             elif (anchor := unquote(urlsplit(address).fragment)) and anchor not in pages[target].anchors:
                 yield f"{name}: {address}: no such anchor"
+
+    for file in sorted(site.rglob("*.css")):
+        for address in FETCHED_BY_STYLE.findall(file.read_text()):
+            yield f"{file.relative_to(site).as_posix()}: {address}: would be fetched from another host"
 
 
 class _Links(HTMLParser):

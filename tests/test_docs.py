@@ -114,6 +114,14 @@ def test_what_leads_nowhere_or_elsewhere_is_named(site: Path, more: str, fault: 
     assert said.startswith(fault)
 
 
+@pytest.mark.parametrize("style", ['@import "https://fonts.example/f";', "a { src: url(//fonts.example/f) }"])
+def test_a_style_that_would_fetch_is_named(site: Path, style: str) -> None:
+    (site / "a.css").write_text(f"b {{ background: url(data:image/gif;base64,R0lG) }}\n{style}")
+    (said,) = hooks.faults(site)
+    assert said.startswith("a.css: ")
+    assert said.endswith("//fonts.example/f: would be fetched from another host")
+
+
 def test_what_is_laid_out_in_columns_is_shown_as_it_is_written() -> None:
     columns = "DeltalabError      anything\n├── UsageError     the caller"
     section = "Args:\n    x: [B, T],   a tensor."
