@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -63,6 +63,11 @@ check: install ## Lint, formatting, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo --no-cache
+
+# No notice of MkDocs 2, which the range in pyproject.toml keeps out.
+docs: install ## Build the docs site into build/site; broken links and addresses of other hosts fail it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "Open build/site/index.html, or, to search too: $(BIN)/python -m http.server -b 127.0.0.1 -d build/site"
 
 bench: install ## Time the chunked recurrence against its reference on this CPU
 	$(BIN)/python -m benchmarks.chunk_cpu $(ARGS)

@@ -71,17 +71,32 @@ def plan(
 
 @app.command()
 def prepare(
-    overrides: Annotated[list[str], typer.Argument(help="Hydra overrides that choose a text: data=fineweb_edu.")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="Hydra overrides: a text (data=fineweb_edu); hydra/launcher=slurm for an array.")
+    ],
+    runs: Runs = RUNS,
     shard: Annotated[
         str | None, typer.Option(help="i/n: make the i-th of n shares, each in a process or job of its own.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; a core each when left out.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is, in Slurm's queue too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only hold what is there against its checksums.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a text into the tokens that trials train on; run again, it goes on where it was interrupted."""
-    from deltalab.data.prepare_command import run_prepare
+    from deltalab.dispatch.prepare_command import Request, run_prepare
 
-    run_prepare(overrides, shard, workers, as_json)
+    run_prepare(
+        Request(
+            overrides=overrides,
+            runs=runs.resolve(),
+            shard=shard,
+            workers=workers,
+            status=status,
+            verify=verify,
+            as_json=as_json,
+        )
+    )
 
 
 @app.command()

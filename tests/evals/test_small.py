@@ -10,8 +10,9 @@ from deltalab.errors import ConfigError
 from deltalab.evals.small import NAMES, expressible, small_units
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
-from deltalab.spec.data import DataSpec, Group, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import DataSpec, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 from deltalab.spec.data import Tokenizer as Kind
+from deltalab.spec.groups import Group
 from deltalab.spec.suite import Suite, SuiteSpec
 from deltalab.spec.trial import to_plain
 from tests.specs import trial

@@ -280,8 +280,9 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
     silent |= {f"model.{key}" for key in BUDGETING}
     kept_apart = {"train.activation_checkpointing", "train.compile"}  # who varies these compares time and memory
     silent |= {f"data.{key}" for key in LOCATING}
+    of_files = {"data.streaming"}  # in another order, and not of a corpus: tests/train/test_text.py
     of_a_given_tokenizer = {"data.bos", "data.eos", "data.tokenizer_sha256", "data.tokenizer_vocab"}
-    assert fields - tried == silent | kept_apart | of_a_given_tokenizer
+    assert fields - tried == silent | kept_apart | of_files | of_a_given_tokenizer
 
 
 ANY = {

@@ -61,9 +61,12 @@ def trapezoid(
     """Run whole sequences.
 
     Args:
-        C, B: [B, T, R, H, N].
+        C: [B, T, R, H, N].
+        B: [B, T, R, H, N].
         x: [B, T, R, H, P].
-        g, dt, mix: [B, T, H], log-decay (≤ 0), step Δ and the share λ of the step that the token itself takes.
+        g: [B, T, H], log-decay (≤ 0).
+        dt: [B, T, H], step Δ.
+        mix: [B, T, H], the share λ of the step that the token itself takes.
         theta: [B, T, H, S] angles in radians, 2S ≤ N.
         output_final_state: whether to return what each sequence leaves to a next token.
         cu_seqlens: [N + 1] boundaries of sequences packed along T (B = 1).

@@ -27,8 +27,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from deltalab.spec.data import DataSpec, Group, StateTrackingSpec, TextSpec, Tokenizer, generated_group
+from deltalab.spec.data import DataSpec, StateTrackingSpec, TextSpec, Tokenizer
 from deltalab.spec.eval import EvalSpec
+from deltalab.spec.groups import Group, generated_group
 from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import TrialSpec
