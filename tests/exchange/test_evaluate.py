@@ -118,7 +118,10 @@ def test_mistakes_are_one_line(runs: Path, spec: TrialSpec, evaluate: Eval):
     for arguments, said in [
         ((spec.trial_id, "suite=table9"), "suite=table9: allowed is one of table3, small"),
         ((spec.trial_id, "suite=small", "task=s5"), "task=s5: allowed is mqar, "),
-        ((spec.trial_id, "suite=table3"), "suite=table3: allowed is small: the trial's vocabulary (recall, 64 tokens)"),
+        (
+            (spec.trial_id, "suite=table3"),
+            "suite=table3: allowed is small: the trial's vocabulary (64 tokens of a drawn",
+        ),
         (("nothing", "suite=small"), "nothing: no "),
         ((str(folder / "checkpoints" / "step-00000001"), "suite=small"), "a checkpoint; allowed is a finished trial"),
         ((str(unfinished), "suite=small"), "no model.safetensors, the trial is planned"),

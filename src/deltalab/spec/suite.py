@@ -48,6 +48,29 @@ class SuiteSpec:
                 raise ConfigError(key, shown, "whole numbers from 1" if key == "lengths" else "a whole number from 1")
 
 
+EXECUTION = ("batch_size",)
+"""Of a suite, what changes no result."""
+
+
+def suite_identity(suite: SuiteSpec) -> dict[str, Any]:
+    """What decides a suite's results, as JSON values."""
+    plain = {f.name: getattr(suite, f.name) for f in fields(suite) if f.name not in EXECUTION}
+    return {**plain, "suite": suite.suite.value, "task": list(suite.task), "lengths": list(suite.lengths)}
+
+
+def read_suite(text: str) -> SuiteSpec:
+    """A suite in one line, its name first: ``small``, ``small task=mqar samples=200``. Errors as ``read_settings``."""
+    name, *settings = text.split() or [""]
+    return read_settings([f"suite={name}", *settings])
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is measured, at least the first word, and the settings, which begin with the first key of a suite."""
+    keys = tuple(f"{field.name}=" for field in fields(SuiteSpec))
+    first = next((place for place, word in enumerate(words) if place and word.startswith(keys)), len(words))
+    return list(words[:first]), list(words[first:])
+
+
 def read_settings(settings: Sequence[str]) -> SuiteSpec:
     """The suite of settings as they are typed: ``suite=small task=mqar,parity lengths=64,128 samples=200``.
 
