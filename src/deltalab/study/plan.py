@@ -390,10 +390,12 @@ def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
     if isinstance(spec.data, TextSpec):
         known += ["eval/perplexity", "eval/bits_per_byte"]
     known += [f"train/{name}" for name in ("loss", "accuracy", "grad_norm", "tokens_per_second")]
+    suites = tuple(f"{asked.suite.value}/" for asked in spec.eval.asked)
+    known += [f"{suite}… of eval.suites" for suite in suites]
     asked = {f"metrics.{metric}": metric for metric in study.metrics}
     if study.tune is not None:
         asked["tune.metric"] = study.tune.metric
     for key, metric in asked.items():
-        if metric not in known:
+        if metric not in known and not metric.startswith(suites):
             value = study.metrics[metric].value if key != "tune.metric" else metric
             raise study.mistake(key, value, ", ".join(known))
