@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from analysis.paper import Like
 from analysis.trial_sources import Source
 from deltalab.command import run_app
 from deltalab.errors import UsageError
@@ -63,11 +64,19 @@ def compare(
         float | None,
         typer.Option(help="A difference in the primary metric that matters: tests sameness, counts seeds to find it."),
     ] = None,
+    like: Annotated[
+        Like | None,
+        typer.Option(help="Print the layout of this table of the paper instead, with its published rows beside ours."),
+    ] = None,
     source: Annotated[Source, typer.Option("--from", help="Where the trials are read from.")] = Source.journals,
     mlflow: Annotated[bool, typer.Option(help="Put the report beside the study's MLflow run, if it has one.")] = True,
 ) -> None:
     """Compare the cells of a study: table, statistics, pictures and report under RUNS/studies/STUDY/report."""
-    run(study, runs, Asked(metrics=metric or [], at=at, margin=margin, source=source), mlflow, make_console())
+    asked = Asked(metrics=metric or [], at=at, margin=margin, source=source)
+    if like is None:
+        run(study, runs, asked, mlflow, make_console())
+    else:
+        run_like(study, runs, like, asked, make_console())
 
 
 def run(study: str, runs: Path, asked: Asked, mlflow: bool, console: Console) -> Path:
@@ -102,6 +111,23 @@ def run(study: str, runs: Path, asked: Asked, mlflow: bool, console: Console) ->
         if address is not None:
             _say(console, "MLflow", address)
     return folder
+
+
+def run_like(study: str, runs: Path, like: Like, asked: Asked, console: Console) -> None:
+    """Lay out, write, print.
+
+    Raises:
+        NotFoundError: the study was not launched from this runs folder.
+        UsageError: an option that a table of the paper leaves no room for.
+    """
+    from analysis.like import make_like, show_like, write_like
+
+    if asked.metrics or asked.at or asked.margin is not None:
+        raise UsageError(f"--like {like.value}: allowed is no --metric, --at or --margin beside it")
+    made = make_like(runs, study, like, asked.source)
+    paths = write_like(made)
+    show_like(console, made)
+    _say(console, "Written", f"to {paths[0].parent}: {', '.join(path.name for path in paths)}")
 
 
 def make_console() -> Console:
