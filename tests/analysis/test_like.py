@@ -143,7 +143,7 @@ def test_the_command_writes_every_format(made: Made, capsys: pytest.CaptureFixtu
     with (made.report / "like-table3.csv").open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["source"] == "this study" and row["mean"]]
     assert [(row["system"], row["benchmark"], row["context"], row["seeds"]) for row in rows] == [
-        (system, benchmark, context, "3")
+        (system, benchmark, context, "3.0")
         for system in ("recurrent", "hybrid")
         for benchmark, context in (("S-NIAH-1", "1K"), ("S-NIAH-2", "4K"))
     ]
