@@ -5,6 +5,7 @@ One trial is measured in this process. Several, or one whose tasks are to be sha
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 
 from deltalab.dispatch import steer
 from deltalab.errors import UsageError
+from deltalab.evals import read_twice
+from deltalab.evals.language import ACCURACY
 from deltalab.evals.results import (
     Result,
     conditions,
@@ -25,12 +28,17 @@ from deltalab.evals.suites import suite_units
 from deltalab.exchange.load import find_weights, read_spec
 from deltalab.model.weights import load_weights
 from deltalab.spec.launcher import Device
-from deltalab.spec.suite import SuiteSpec
+from deltalab.spec.suite import Suite, SuiteSpec
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.claim import claimed
 from deltalab.track.journal import Journal
 from deltalab.train.distributed import pick_device
+
+AVERAGED = {Suite.table2: tuple(ACCURACY), Suite.table4: tuple(read_twice.TASKS)}
+"""Tasks whose mean accuracy the paper prints."""
+SHOWN = {"word_perplexity": "word_perplexity_stderr", "perplexity": "perplexity_stderr", "accuracy": "stderr"}
+"""Metrics that are printed, with their standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,8 @@ def run_eval(asked: Request) -> int:
         shown = measure_here(asked, find_weights(asked.trials[0], asked.runs, asked.study))
         if asked.as_json:
             print(json.dumps(shown, indent=1))
+        elif line := average(asked.suite.suite, shown):
+            print(line)
         return 0
     from deltalab.exchange.evaluations import measure_by_workers
 
@@ -115,6 +125,23 @@ def measure_here(asked: Request, weights: Path) -> list[Result]:
 def line_of(result: Result) -> str:
     """``small/parity/64  0.9966 ± 0.0011  (200 samples, float32)``."""
     name, values = result["name"], result["values"]
-    accuracy, error = values[f"{name}/accuracy"], values.get(f"{name}/stderr")
-    spread = "" if error is None else f" ± {error:.4f}"
-    return f"{name}  {accuracy:.4f}{spread}  ({result['samples']} samples, {result['dtype']})"
+    figures = []
+    for metric, error in SHOWN.items():
+        if (value := values.get(f"{name}/{metric}")) is not None:
+            spread = values.get(f"{name}/{error}")
+            figures.append((metric, f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")))
+    said = ", ".join(f"{metric} {figure}" for metric, figure in figures)
+    if [metric for metric, _ in figures] == ["accuracy"]:
+        said = figures[0][1]
+    count = int(values.get(f"{name}/samples", result["samples"]))
+    return f"{name}  {said or 'nothing to measure'}  ({count} samples, {result['dtype']})"
+
+
+def average(suite: Suite, measured: Sequence[Result]) -> str | None:
+    """A line for the mean accuracy of a table's tasks, as its last column has it; None unless all are there."""
+    names = AVERAGED.get(suite, ())
+    values = {one["task"]: one["values"].get(f"{one['name']}/accuracy") for one in measured}
+    found = [values[name] for name in names if values.get(name) is not None]
+    if not found or len(found) < len(names):
+        return None
+    return f"{suite.value}/average  {sum(found) / len(found):.4f}  ({len(found)} tasks)"
