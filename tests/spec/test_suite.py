@@ -72,7 +72,7 @@ def test_suites_of_a_trial():
 def test_a_trials_identity_is_what_its_suites_ask_and_not_how_many_at_a_time():
     ids = [
         trial(f"eval.suites=[{suites}]").trial_id
-        for suites in ("small", "'small batch_size=3'", "'small samples=500'", "'small samples=7'", "")
+        for suites in ("small", "'small batch_size=3'", "'small data_dir=there'", "'small samples=7'", "")
     ]
     assert ids[0] == ids[1] == ids[2]
     assert len({ids[0], ids[3], ids[4]}) == 3
