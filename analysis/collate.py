@@ -21,6 +21,7 @@ from analysis.budget import Budget, Unit, chosen
 from analysis.curves import Piece, curves_of
 from analysis.trial_sources import Source, Told, from_journals, from_mlflow
 from deltalab.errors import UsageError
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord, StudyRecord
@@ -203,6 +204,10 @@ def collate(
         MirrorFailed: MLflow could not be reached.
     """
     record = ledger.read_study(runs, study)
+    if (measured := measured_study(study)) != study:
+        raise UsageError(
+            f"study={study}: its trials are evaluations; allowed is {measured}, whose trials they measured"
+        )
     planned = [
         (cell, seed, trial) for cell in record.cells if cell.excluded is None for seed, trial in cell.trials.items()
     ]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.layout import Layout
+from analysis.paper import Like
 from analysis.trial_sources import Source
 from deltalab.command import run_app
 from deltalab.errors import UsageError
@@ -69,6 +70,10 @@ def compare(
         float | None,
         typer.Option(help="A difference in the primary metric that matters: tests sameness, counts seeds to find it."),
     ] = None,
+    like: Annotated[
+        Like | None,
+        typer.Option(help="Print the layout of this table of the paper instead, with its published rows beside ours."),
+    ] = None,
     source: Annotated[Source, typer.Option("--from", help="Where the trials are read from.")] = Source.journals,
     layout: Annotated[
         Layout, typer.Option(help="Print a row per cell, factor × factor, or the sensitivity to the learning rate.")
@@ -81,6 +86,9 @@ def compare(
     """Compare the cells of a study: table, statistics, pictures and report under RUNS/studies/STUDY/report."""
     asked = Asked(metrics=metric or [], at=at, margin=margin, source=source, layout=layout)
     console = make_console()
+    if like is not None:
+        run_like(study, runs, like, asked, console, watch)
+        return
     while run(study, runs, asked, mlflow, console) and watch:
         time.sleep(EVERY)
 
@@ -120,6 +128,24 @@ def run(study: str, runs: Path, asked: Asked, mlflow: bool, console: Console) ->
         if address is not None:
             _say(console, "MLflow", address)
     return report.unfinished_trials
+
+
+def run_like(study: str, runs: Path, like: Like, asked: Asked, console: Console, watch: bool) -> None:
+    """Lay out, write, print.
+
+    Raises:
+        NotFoundError: the study was not launched from this runs folder.
+        UsageError: an option that a table of the paper leaves no room for.
+    """
+    from analysis.like import make_like, show_like, write_like
+
+    if asked.metrics or asked.at or asked.margin is not None or asked.layout is not Layout.cells or watch:
+        refused = "--metric, --at, --margin, --layout or --watch"
+        raise UsageError(f"--like {like.value}: allowed is no {refused} beside it")
+    made = make_like(runs, study, like, asked.source)
+    paths = write_like(made)
+    show_like(console, made)
+    _say(console, "Written", f"to {paths[0].parent}: {', '.join(path.name for path in paths)}")
 
 
 def make_console() -> Console:

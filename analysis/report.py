@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis import formats, raw
 from analysis.canvas import Picture
@@ -32,6 +33,9 @@ from deltalab.study import ledger
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
 from deltalab.wording import many
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNS = Path("runs")
@@ -228,25 +232,18 @@ def write_report(report: Report, summaries: dict[str, Summary], folder: Path) ->
 
 def to_html(report: Report) -> str:
     """One page without any outside reference; every text is escaped by the template engine."""
-    import jinja2
-
-    engine = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    engine.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    engine.filters["sort_key"] = _sort_key
-    return engine.get_template("report.html.j2").render(
-        report=report,
-        name=report.results.record.name,
-        counts=[(state.value, n) for state in State if (n := report.results.count()[state.value])],
-        markdown=formats.to_markdown(report.table),
-        latex=formats.to_latex(report.table, report.results.record.name),
-        line=report.table.provenance,
-        now=f"{day(time.time())} {time.strftime('%H:%M', time.gmtime())} UTC",
+    return (
+        html_engine()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            name=report.results.record.name,
+            counts=[(state.value, n) for state in State if (n := report.results.count()[state.value])],
+            markdown=formats.to_markdown(report.table),
+            latex=formats.to_latex(report.table, report.results.record.name),
+            line=report.table.provenance,
+            now=f"{day(time.time())} {time.strftime('%H:%M', time.gmtime())} UTC",
+        )
     )
 
 
@@ -276,6 +273,22 @@ def to_markdown(report: Report) -> str:
     parts += ["## Provenance", "\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.provenance)]
     parts += _markdown_tables(report.trials)
     return "\n\n".join(parts) + "\n"
+
+
+def html_engine() -> "jinja2.Environment":
+    """The template engine of all pages; it escapes every text."""
+    import jinja2
+
+    engine = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    engine.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    engine.filters["sort_key"] = _sort_key
+    return engine
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:

@@ -228,3 +228,20 @@ def test_an_evaluation_is_sent_with_how_it_was_made_again_too(desk: Desk) -> Non
     assert run.data.metrics[f"{name}/accuracy"] == 0.5
     assert json.loads(run.data.tags[f"deltalab.evaluation.{name}"]) == {"samples": 8, "dtype": "float32"}
     assert run.info.status == "FINISHED"
+
+
+def test_what_workers_measure_reaches_the_runs_of_the_trials(desk: Desk) -> None:
+    one, other = desk.trials()[:2]
+    asked = ("suite=small", "lengths=32", "samples=4", "--set", "hydra/launcher=inline")
+    done = desk.deltalab("eval", one, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not brought up to date" not in done.stdout
+    client = MlflowClient(tracking_uri(desk.runs))
+    book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())["trials"]
+    tags = {trial: client.get_run(book[trial]["run_id"]).data.tags for trial in (one, other)}
+    assert json.loads(tags[one]["deltalab.evaluation.small/parity/32"])["samples"] == 4
+    assert "deltalab.evaluation.small/parity/32" not in tags[other]
+    assert client.get_experiment_by_name("ask-eval-small") is None
+    assert Mirror(desk.runs, "ask").sync() == 0
+    again = desk.deltalab("sync", "ask-eval-small")
+    assert (again.returncode, again.stdout.split(":")[0]) == (0, "ask-eval-small")

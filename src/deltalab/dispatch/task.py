@@ -19,6 +19,7 @@ from deltalab.dispatch.job import StopSignal, name_ranks, run_all
 from deltalab.dispatch.mirror import Mirror
 from deltalab.dispatch.requeue import STANDSTILLS, array_index, await_end, requeue, task_cpus
 from deltalab.errors import Busy, TrialFailed
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.study import ledger, submissions
 from deltalab.study.submissions import Submission
@@ -89,7 +90,7 @@ def _say_where(folders: list[Path]) -> None:
 @contextlib.contextmanager
 def _mirrored(runs: Path, submission: Submission) -> Iterator[None]:
     """Mirror the study to MLflow meanwhile, unless another of its workers does; then have a last look at the end."""
-    study, tracking = submission.study, TrackingSpec(**submission.tracking)
+    study, tracking = measured_study(submission.study), TrackingSpec(**submission.tracking)
     place = ledger.study_dir(runs, study) / ".mirror"
     mirrors = tracking.mlflow and _mirrors(runs, study, tracking, place)
     with mirrors or contextlib.nullcontext(True) as mine:

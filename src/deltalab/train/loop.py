@@ -13,6 +13,7 @@ from torch import Tensor
 from deltalab.data.batch import Batch, make_task
 from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
+from deltalab.evals.results import weights_sha256
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
@@ -24,6 +25,7 @@ from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoin
 from deltalab.train.distributed import ALONE, World
 from deltalab.train.loss import Scorer
 from deltalab.train.optim import learning_rate, make_optimizer
+from deltalab.train.suites import TrialSuites
 
 
 class Diverged(Exception):
@@ -41,7 +43,7 @@ class Trainer:
         world: the ranks that train it together, each with a trainer of its own.
 
     Raises:
-        ConfigError: the parts of a batch do not divide among the ranks.
+        ConfigError: the parts of a batch do not divide among the ranks; a suite has no such task or length.
     """
 
     def __init__(
@@ -60,17 +62,20 @@ class Trainer:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
         apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
         self._replica = world.replica(Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False))
+        self.suites = TrialSuites(spec, run_dir, self.task, journal, world)
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False returned.
+        """Train and measure to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False
+        returned.
 
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
         train, evaluation = self.spec.train, self.spec.eval
         while self.step < train.steps:
-            if self.world.any(stop()):
+            measured = not self.suites.due(self.step) or self.suites.measure(self.model, self.step, stop)
+            if not measured or self.world.any(stop()):
                 self.save()
                 return False
             self._train_step()
@@ -85,7 +90,11 @@ class Trainer:
             self.journal.check()
             self.task.save_tokenizer(self.run_dir)
             save_weights(self.run_dir / WEIGHTS, self.model)
-        return True
+        if not self.spec.eval.suites:
+            return True
+        self.save()  # suites may take longer than the time that is left
+        final = weights_sha256(self.run_dir / WEIGHTS) if self.world.main else ""
+        return self.suites.measure(self.model, self.step, stop, self.world.share(final))
 
     def evaluate(self) -> dict[str, float]:
         """Measure on held-out sequences and journal what comes out. The main rank measures, the others wait."""

@@ -32,6 +32,9 @@ class Unwritten(Journal):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Nothing."""
 
+    def evaluation(self, step: int, values: dict[str, float], **details: Any) -> None:
+        """Nothing."""
+
 
 def run_trial(
     spec: TrialSpec,
