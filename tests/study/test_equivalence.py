@@ -16,11 +16,11 @@ from deltalab.spec.model import BUDGETING
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.equivalence import classes, equivalence_key, plainest
 from deltalab.track import journal
+from deltalab.train.meters import MEASURED
 from deltalab.train.trial import run_trial
 from tests.data.tiny import use_tiny_corpus
 from tests.specs import VARIANTS, trial
 
-TIMING = "train/tokens_per_second"
 Numbers = tuple[str, dict[str, dict[int, float]]]
 Train = Callable[[TrialSpec], Numbers]
 
@@ -52,7 +52,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     def run(trial_id: str) -> Numbers:
         folder: Path = tmp_path_factory.mktemp(trial_id)
         state = run_trial(specs[trial_id], folder, Device.cpu)
-        metrics = {name: values for name, values in journal.read(folder).metrics.items() if name != TIMING}
+        metrics = {name: values for name, values in journal.read(folder).metrics.items() if name not in MEASURED}
         assert {"train/loss", "train/grad_norm"} <= metrics.keys()
         return state.value, metrics
 

@@ -5,6 +5,7 @@ A line is one of
     {"t": 1700000000.0, "event": "state", "state": "running", ...details}
     {"t": 1700000001.0, "event": "metrics", "step": 20, "values": {"train/loss": 0.69}}
     {"t": 1700000002.0, "event": "evaluation", "step": 20, "values": {"small/parity/64/accuracy": 0.98}, ...details}
+    {"t": 1700000003.0, "event": "note", "step": 20, "text": "loss spike: 9.1, …", ...details}
 
 A run directory holds
 
@@ -135,6 +136,10 @@ class Journal:
         """Record what the model of a step was measured on, and how; on disk when this returns."""
         entry = {"t": time.time(), "event": "evaluation", "step": step, "values": values, **details}
         self._append(entry, durable=True)
+
+    def note(self, step: int, text: str, **details: Any) -> None:
+        """Record what happened at a step, in words; survives a killed process."""
+        self._append({"t": time.time(), "event": "note", "step": step, "text": text, **details}, durable=False)
 
     def _append(self, entry: dict[str, Any], durable: bool) -> None:
         self.check()

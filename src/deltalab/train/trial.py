@@ -1,7 +1,5 @@
 """Run one trial: ``run_trial(spec, run_dir)`` → state. The journal tells the story; errors are raised, not kept."""
 
-import resource
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from deltalab.track.journal import Journal, State
 from deltalab.train.disk import is_full, resumable_when_full
 from deltalab.train.distributed import ALONE, World, pick_device
 from deltalab.train.loop import Diverged, Trainer
+from deltalab.train.meters import forget_peak, peak_memory
 
 LOST = "a rank was lost (killed, or its machine died); the trial continues from its checkpoint"
 
@@ -30,6 +29,9 @@ class Unwritten(Journal):
         """Nothing."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def note(self, step: int, text: str, **details: Any) -> None:
         """Nothing."""
 
 
@@ -68,7 +70,7 @@ def run_trial(
             where = pick_device(device)
             threads = torch.get_num_threads()
             journal.state(State.running, device=str(where), threads=threads, steps=spec.train.steps, **ranks)
-            _forget_peak(where)
+            forget_peak(where)
             trainer = Trainer(spec, run_dir, where, journal, world)
             state, details = _outcome(trainer, stop)
         except Exception as error:
@@ -77,7 +79,7 @@ def run_trial(
                 state = State.failed if cause else State.preempted
                 journal.state(state, error=cause or LOST, traceback=traceback.format_exc())
             raise
-        journal.state(state, **details, memory=_peak(where), **ranks)
+        journal.state(state, **details, memory=peak_memory(where), **ranks)
         return state
 
 
@@ -87,16 +89,3 @@ def _outcome(trainer: Trainer, stop: Callable[[], bool]) -> tuple[State, dict[st
     except Diverged as end:
         return State.diverged, {"error": str(end)}
     return State.completed if finished else State.preempted, {"step": trainer.step}
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int:
-    """Most memory held so far in bytes: tensors of this trial on a GPU, all of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
