@@ -288,6 +288,7 @@ def _row(
         "started": math.nan if record.started is None else record.started,
         "seconds": record.seconds,
         "error": str(record.details.get("error") or ""),
+        "early": record.early or "",
         **{key: told.provenance.get(key) for key in ("commit", "dirty", "hardware")},
         "compared": _compared(told, budget),
         **{name: values.get(name, math.nan) for name in metrics},

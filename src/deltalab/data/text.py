@@ -10,8 +10,9 @@ one it is follows from the seed and n.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from deltalab.data.manifest import read_manifest, store_folder
 from deltalab.data.store import TokenStream
 from deltalab.errors import ConfigError
 from deltalab.spec.data import TextSpec, Tokenizer
+
+if TYPE_CHECKING:
+    from deltalab.data.tokens import Encoder
 
 
 class Text:
@@ -63,6 +67,13 @@ class Text:
         last = min(sequences, (len(self._held_out) - 1) // length)
         for start in range(0, last, batch_size):
             yield self._windows(self._held_out, range(start, min(start + batch_size, last)), length)
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """What made tokens of the text."""
+        from deltalab.data.tokens import load_encoder
+
+        return load_encoder(self.spec, self._folder / "tokenizer")
 
     def save_tokenizer(self, folder: Path) -> None:
         """See ``Task.save_tokenizer``: ``tokenizer.json`` where there is one."""

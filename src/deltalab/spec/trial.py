@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deltalab.errors import ConfigError
@@ -48,6 +49,8 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         whole_seed(self.seed)
+        if self.eval.sample_every and not isinstance(self.data, TextSpec):
+            raise ConfigError("eval.sample_every", self.eval.sample_every, f"0 with data of task {self.task}, no text")
         if self.model.depth is not None and len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
@@ -126,6 +129,8 @@ def from_plain(cls: type[T], plain: dict[str, Any]) -> T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    if get_origin(hint) is UnionType:
+        hint = next(kind for kind in get_args(hint) if (kind is NoneType) == (value is None))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     if get_origin(hint) is list and value is not None:

@@ -7,6 +7,7 @@ Time is modelled as start + steps · step + evaluations · evaluation.
 
 import hashlib
 import json
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -56,7 +57,9 @@ class Timing:
         every = spec.eval.every
         last = spec.train.steps - 1
         evaluations = 1 + (last // every - min(done, last) // every if every else 0)
-        return self.start + self.step * max(0, spec.train.steps - done) + self.evaluation * evaluations
+        steps = self.step * max(0, spec.train.steps - done)
+        limit = math.inf if spec.train.max_hours is None else 3600 * spec.train.max_hours
+        return min(self.start + steps + self.evaluation * (evaluations - 1), limit) + self.evaluation
 
 
 def key(spec: TrialSpec) -> str:

@@ -93,6 +93,16 @@ class Record:
         step = max((step for step in points if step <= self.step), default=None)
         return None if step is None else points[step]
 
+    @property
+    def seconds_to_go(self) -> float | None:
+        """What the trial said last of its time to go, None before it did."""
+        return self.last("train/seconds_to_go")
+
+    @property
+    def early(self) -> str | None:
+        """What ended a completed trial before its last step (``train.max_hours=2``), None if nothing did."""
+        return self.details.get("early")
+
 
 class Journal:
     """Appends to a run directory's journal. One writer at a time (the holder of the claim).

@@ -10,21 +10,25 @@ import torch
 from torch import Tensor
 
 from deltalab.data.batch import make_task
+from deltalab.data.text import Text
 from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
+from deltalab.evals.samples import page, samples
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import TextSpec
 from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
-from deltalab.track.journal import Journal
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import Journal, glance
 from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
 from deltalab.train.feed import Feed, Share
 from deltalab.train.loss import Scorer
 from deltalab.train.meters import Clock, Meters, Phase
 from deltalab.train.optim import learning_rate, make_optimizer
+from deltalab.train.profiling import Profile
 from deltalab.train.recorder import Recorder
 from deltalab.train.spikes import DEVIATIONS, Spikes
 
@@ -70,19 +74,28 @@ class Trainer:
         rows, steps = world.rows(spec.train.batch_size), range(self.step, spec.train.steps)
         self._feed = Feed(self.task, spec.train.batch_size, rows, device, steps)
         self._meters = Meters(spec, device, world.size, self.clock, self.step)
+        self._profile = Profile(spec.train.profile and world.main, run_dir, device, steps, self._profiled)
+        self._before = glance(run_dir).seconds  # running time of earlier executions
 
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False returned.
+
+        Where ``train.max_hours`` are over first, that is the end, with a checkpoint too.
 
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
         with self.journal, self._feed:
             self._meters.start(self.step)
-            if not self._train(stop):
+            with self._profile:
+                finished = self._train(stop)
+            if not finished or self.step < self.spec.train.steps:
                 self.save()
+            if not finished:
                 return False
             self.evaluate()
+            if self.spec.eval.sample_every:
+                self.sample()
             if self.world.main:
                 self.journal.check()
                 self.task.save_tokenizer(self.run_dir)
@@ -90,16 +103,21 @@ class Trainer:
         return True
 
     def _train(self, stop: Callable[[], bool]) -> bool:
-        """All steps that are left, with what comes between them; False as soon as a rank is asked to stop."""
+        """All steps there are left, and time for, with what comes between; False as soon as a rank is asked to stop."""
         train, evaluation = self.spec.train, self.spec.eval
         while self.step < train.steps:
             if self.world.any(stop()):
                 return False
+            if train.max_hours is not None and self.world.any(self.world.main and self._seconds_left <= 0):
+                break
             self._train_step()
+            self._profile.step()
             if self.step == train.steps:
                 break
             if evaluation.every and self.step % evaluation.every == 0:
                 self.evaluate()
+            if evaluation.sample_every and self.step % evaluation.sample_every == 0:
+                self.sample()
             if train.checkpoint_every and self.step % train.checkpoint_every == 0:
                 self.save()
         return True
@@ -115,6 +133,16 @@ class Trainer:
         self.journal.metrics(self.step, values)
         self._check_loss(values["eval/loss"])
         return values
+
+    def sample(self) -> None:
+        """Let the model write on from held-out text, into the run directory's ``samples/``. Only the main rank does."""
+        if self.world.main:
+            assert isinstance(self.task, Text), "TrialSpec allows samples of texts alone"
+            with self.clock.spending(Phase.samples):
+                file = f"samples/step-{self.step:08d}.txt"
+                (self.run_dir / file).parent.mkdir(exist_ok=True)
+                write_atomic(self.run_dir / file, page(self.step, samples(self.model, self.task, self.spec.eval)))
+            self.journal.note(self.step, f"samples: {self.run_dir / file}", files=[file])
 
     def save(self) -> None:
         """Write a checkpoint at the present step, unless it is there."""
@@ -179,7 +207,7 @@ class Trainer:
                 "train/grad_norm": norm,
                 "train/lr": lr,
                 "train/loss_spikes": spikes,
-                **self._meters.measure(self.step, math.inf),
+                **self._meters.measure(self.step, self._seconds_left),
             }
             self.journal.metrics(self.step, values)
             if spike:
@@ -187,6 +215,15 @@ class Trainer:
                 self.journal.note(self.step, text, spikes=int(spikes))
                 self._spikes.looked()
         self._check_loss(worst)
+
+    def _profiled(self, step: int, text: str, files: list[str]) -> None:
+        self.journal.note(step, text, files=files)
+
+    @property
+    def _seconds_left(self) -> float:
+        """Running time that ``train.max_hours`` leaves to the trial, as this rank counts it."""
+        hours = self.spec.train.max_hours
+        return math.inf if hours is None else max(0.0, 3600 * hours - self._before - self.clock.seconds)
 
     def _check_loss(self, loss: float) -> None:
         """Every step's loss counts; it is looked at when something is logged, so that a GPU need not wait."""

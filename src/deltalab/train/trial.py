@@ -11,6 +11,7 @@ from deltalab.errors import Busy
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal, State
+from deltalab.train.determinism import deterministic
 from deltalab.train.disk import is_full, resumable_when_full
 from deltalab.train.distributed import ALONE, World, pick_device
 from deltalab.train.loop import Diverged, Trainer
@@ -54,10 +55,12 @@ def run_trial(
         claim: the check of the claim, made before anything is written.
 
     Returns:
-        ``completed``, ``diverged`` or ``preempted``, the same on every rank.
+        ``completed``, ``diverged`` or ``preempted``, the same on every rank. A trial that ``train.max_hours`` ended is
+        ``completed`` too, and its journal says ``early``.
 
     Raises:
-        UsageError: ``device=cuda`` without a GPU, or a batch that does not divide among the ranks.
+        UsageError: ``device=cuda`` without a GPU, a batch that does not divide among the ranks, or an operation that
+            ``train.deterministic`` forbids.
         Busy: the claim is lost; nothing was written since.
         DiskFull: there is no room for the run directory's files; the trial can be resumed.
         Exception: whatever failed, after the journal says so. Where a rank was killed, the others' is that they lost
@@ -71,8 +74,9 @@ def run_trial(
             threads = torch.get_num_threads()
             journal.state(State.running, device=str(where), threads=threads, steps=spec.train.steps, **ranks)
             forget_peak(where)
-            trainer = Trainer(spec, run_dir, where, journal, world)
-            state, details = _outcome(trainer, stop)
+            with deterministic(spec.train.deterministic):
+                trainer = Trainer(spec, run_dir, where, journal, world)
+                state, details = _outcome(trainer, stop)
         except Exception as error:
             if not is_full(error) and not isinstance(error, Busy):  # Busy: the journal is another process's now
                 cause = world.first_error(error)
@@ -87,5 +91,8 @@ def _outcome(trainer: Trainer, stop: Callable[[], bool]) -> tuple[State, dict[st
     try:
         finished = trainer.run(stop)
     except Diverged as end:
-        return State.diverged, {"error": str(end)}
-    return State.completed if finished else State.preempted, {"step": trainer.step}
+        return State.diverged, {"error": str(end), "seconds": trainer.clock.shares}
+    details: dict[str, Any] = {"step": trainer.step, "seconds": trainer.clock.shares}
+    if finished and trainer.step < trainer.spec.train.steps:
+        details["early"] = f"train.max_hours={trainer.spec.train.max_hours:g}"
+    return State.completed if finished else State.preempted, details
