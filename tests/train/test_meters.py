@@ -1,5 +1,6 @@
-"""What a run measures, and what it is measured with: meters, spikes, peaks, batches made ahead, the journal's thread."""
+"""What a run measures and what it overlaps: meters, spikes, peaks, batches made ahead, the journal's thread."""
 
+import contextlib
 import errno
 import threading
 import time
@@ -14,6 +15,7 @@ from deltalab.spec.launcher import Device
 from deltalab.spec.train import Precision
 from deltalab.track import journal
 from deltalab.track.journal import Journal
+from deltalab.train import loss
 from deltalab.train.feed import Feed
 from deltalab.train.meters import MEASURED, Clock, Meters, Phase
 from deltalab.train.peaks import peak_tflops
@@ -93,8 +95,8 @@ def test_a_spike_is_counted_once_and_moves_the_mean_little() -> None:
     losses = 2 + 0.1 * torch.randn(300, generator=generator)
     losses[10], losses[200] = 50.0, 20.0  # the first before anything is known
     spikes = Spikes(CPU)
-    for loss in losses[:200]:
-        spikes.see(loss)
+    for value in losses[:200]:
+        spikes.see(value)
     assert spikes.figures.tolist() == [0, 0]
     spikes = Spikes(CPU, spikes.state)  # as after a resume
     before = spikes.state[0]
@@ -102,8 +104,8 @@ def test_a_spike_is_counted_once_and_moves_the_mean_little() -> None:
     assert spikes.figures.tolist() == [1, 20]
     assert spikes.state[0] - before < 20 / 100
     spikes.looked()
-    for loss in losses[201:]:
-        spikes.see(loss)
+    for value in losses[201:]:
+        spikes.see(value)
     assert spikes.figures.tolist() == [1, 0]
 
 
@@ -115,16 +117,25 @@ def test_calm_losses_have_no_spike_and_falling_ones_neither() -> None:
 
 
 def test_a_spike_is_noted_and_counted_on_by_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spiking(*arguments: torch.Tensor) -> torch.Tensor:
+        steps.append(len(steps) + 1)
+        return original(*arguments) * (20 if steps[-1] in (8, 13) else 1)
+
+    steps: list[int] = []
+    original = loss.summed_loss
+    monkeypatch.setattr(loss, "summed_loss", spiking)
     monkeypatch.setattr("deltalab.train.spikes.FIRST", 3)
-    spec = trial("train.clip=1e9", "train.lr=0.3", "train.warmup_steps=0", "train.loss_bound=1e9")
-    assert run_trial(spec, tmp_path, Device.cpu, StopAt(9))
+    spec = trial("train.log_every=5")
+    run_trial(spec, tmp_path, Device.cpu, StopAt(9))
     run_trial(spec, tmp_path, Device.cpu)
+    steps.clear()
     run_trial(spec, tmp_path / "whole", Device.cpu)
     counted = journal.read(tmp_path).metrics["train/loss_spikes"]
+    assert counted == {1: 0, 5: 0, 10: 1, 15: 2, 20: 2}
     assert counted == journal.read(tmp_path / "whole").metrics["train/loss_spikes"]
-    assert counted[20] > 0
     notes = [line for line in journal.entries(tmp_path)[0] if line["event"] == "note"]
-    assert "loss spike" in notes[-1]["text"]
+    assert [(note["step"], note["spikes"]) for note in notes] == [(10, 1), (15, 2)]
+    assert "loss spike" in notes[0]["text"]
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
@@ -177,11 +188,13 @@ def test_the_recorder_keeps_the_order_and_has_written_all_when_asked(tmp_path: P
 
 def test_the_recorder_raises_what_the_journal_raised_and_writes_no_more(tmp_path: Path) -> None:
     log = Journal(tmp_path)
-    recorder = Recorder(log)
-    with pytest.raises(FileNotFoundError), recorder:
+    with contextlib.suppress(FileNotFoundError), Recorder(log) as recorder:  # its end raises it again
         recorder.metrics(1, {"x": 1.0})
         recorder.check()
         (tmp_path / journal.FILE).unlink()
         recorder.metrics(2, {"x": 1.0})
-        recorder.check()
+        with pytest.raises(FileNotFoundError, match="deleted"):
+            recorder.check()
+        with pytest.raises(FileNotFoundError, match="deleted"):
+            recorder.metrics(3, {"x": 1.0})
     assert not (tmp_path / journal.FILE).exists()

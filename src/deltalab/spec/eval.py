@@ -12,7 +12,7 @@ class EvalSpec:
     Attributes:
         every: steps between evaluations; 0 evaluates only at the end.
         sequences: held-out sequences an evaluation reads.
-        batch_size: sequences per forward pass.
+        batch_size: sequences per forward pass, fewer where their logits would take more than 2 GiB.
         sample_every: steps between samples, continuations of held-out text that are written to the run directory, at
             the end too; 0 writes none, and only a text has them.
         samples: how many, each from another sequence.
