@@ -1,9 +1,9 @@
 """What the training loop costs beside its steps: ``python -m benchmarks.trainer``.
 
-The same trial is run in turns with everything on (batches made ahead, logging, checkpoints) and with nothing (each batch
-made when its step wants it, no log but those of the first and last step, no checkpoint), and timed from the end of its
-first step to that of its last. What logging and checkpoints take is measured where they are done: a difference of step
-times smaller than their scatter says nothing. Text, byte by byte, from the source of Python's standard library.
+The same trial is run in turns with everything on (batches made ahead, logging, checkpoints) and with nothing (each
+batch made when its step wants it, no log but those of the first and last step, no checkpoint), and timed between these
+two. What logging and checkpoints take is measured where they are done: a difference of step times smaller than their
+scatter says nothing. Text, byte by byte, from the source of Python's standard library.
 """
 
 import argparse
