@@ -97,7 +97,7 @@ def rows_of(on: Sequence[Run], off: Sequence[Run], options: argparse.Namespace) 
 
     def row(what: str, runs: Sequence[Run], value: Callable[[Run], float], share: str) -> list[str]:
         values = sorted(map(value, runs))
-        figures = [f"{1e3 * figure:.3g}" for figure in (statistics.median(values), values[0], values[-1])]
+        figures = [_milliseconds(figure) for figure in (statistics.median(values), values[0], values[-1])]
         return [what, f"{figures[0]} ms", f"{figures[1]} to {figures[2]} ms", share]
 
     waits = [f"{100 * statistics.median(run.waited for run in runs):.2f} %" for runs in (on, off)]
@@ -114,6 +114,10 @@ def rows_of(on: Sequence[Run], off: Sequence[Run], options: argparse.Namespace) 
         row("waiting for a batch made ahead", on, lambda run: run.waited * run.step, waits[0]),
         row("waiting for a batch made then", off, lambda run: run.waited * run.step, waits[1]),
     ], log + checkpoint
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ def test_every_share_is_measured_and_the_exit_code_says_whether_it_is_small(
     shown = capsys.readouterr().out
     assert code == 0
     for what in ("a step, everything on", "a step, everything off", "logging a step", "a checkpoint"):
-        assert re.search(rf"\| {what} \| [\d.e+]+ ms \|", shown)
+        assert re.search(rf"\| {what} \| [\d.,e-]+ ms \|", shown)
     monkeypatch.setattr(trainer, "WANTED", 0.0)
     assert trainer.main(SMALL) == 1
 
