@@ -16,6 +16,8 @@ A run directory holds
     cancel           asks whoever runs the trial to stop for good
     checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
     model.safetensors  final weights
+    samples/         what the model wrote on at step-XXXXXXXX.txt
+    profile/         trace and table of a few steps
     log.txt          standard output and error of the runs
 """
 
