@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-models bench-orchestration bench-collate bench-trainer dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -77,6 +77,9 @@ bench-kernels: install ## Time the kernels on this GPU beside flash-linear-atten
 
 bench-data: install ## Time preparing and reading texts on this CPU
 	$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-trainer: install ## Time the training loop with and without logging, checkpoints and batches made ahead
+	$(BIN)/python -m benchmarks.trainer $(ARGS)
 
 bench-models: install ## Time training and decoding of every system, on a GPU if one is here (ARGS="--device cuda")
 	$(BIN)/python -m benchmarks.models $(ARGS)

@@ -320,6 +320,7 @@ def _row(
         "seconds": record.seconds,
         "tokens_per_second": _speed(told),
         "error": str(record.details.get("error") or ""),
+        "early": record.early or "",
         **{key: told.provenance.get(key) for key in ("commit", "dirty", "hardware")},
         "compared": _compared(told, budget),
         **{name: values.get(name, math.nan) for name in metrics},

@@ -65,7 +65,7 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
                 f"{metric}:hedges_g_z": against.g if against else None,
                 **_pooled(f"{metric}:pooled", summary, {cell.name: 1.0, results.baseline: -1.0} if against else {}),
             }
-    said = (notes.missing_seeds, notes.ended_later, notes.unequal_tokens)
+    said = (notes.missing_seeds, notes.ended_later, notes.ended_early, notes.unequal_tokens)
     row["notes"] = "; ".join(filter(None, (note(results, cell) for note in said)))
     return row
 

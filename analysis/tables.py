@@ -92,7 +92,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     rows = []
     for cell in results.cells:
         row = [Item(text=level, sort=level) for level in cell.levels.values()]
-        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.unequal_tokens)
+        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.ended_early, notes.unequal_tokens)
         marks = tuple(mark for note in said for mark in book.mark(note(results, cell)))
         row[0] = Item(text=row[0].text, sort=row[0].sort, marks=marks)
         row += [_seeds_item(results, cell, book)] if show_seeds else []

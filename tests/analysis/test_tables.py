@@ -155,6 +155,18 @@ def test_unequal_steps_and_missing_values_are_marked(tmp_path: Path):
     assert "seed 0 completed without a finite eval/loss" in notes(table)
 
 
+def test_what_a_limit_ended_is_marked(tmp_path: Path):
+    def outcome(levels: Levels, seed: int) -> Outcome:
+        limited = (levels["variant"], seed) == ("better", 2)
+        early = {"early": "train.max_hours=2"} if limited else {}
+        return Outcome(values={ACCURACY: 0.5 + seed / 10}, step=400 if limited else 600, details=early)
+
+    _, _, table = tables_of(make_study(tmp_path, TWO, outcome))
+    said = notes(table)
+    assert "seed 2 ended early by train.max_hours=2" in said
+    assert any("seed 2 trained on" in note for note in said)
+
+
 def test_size_mismatch_and_shared_trials_are_marked(tmp_path: Path):
     shared: dict[int, str] = {}
 

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
+from deltalab.track.mirrored import mirrored
 from deltalab.track.mlflow import Mirror, MirrorFailed, log_report, tracking_uri
 from tests.dispatch.launching import INLINE, Desk
 from tests.specs import TWO_CELLS
@@ -245,3 +246,20 @@ def test_what_workers_measure_reaches_the_runs_of_the_trials(desk: Desk) -> None
     assert Mirror(desk.runs, "ask").sync() == 0
     again = desk.deltalab("sync", "ask-eval-small")
     assert (again.returncode, again.stdout.split(":")[0]) == (0, "ask-eval-small")
+
+
+def test_files_that_notes_name_are_kept_and_an_early_end_is_a_tag(desk: Desk) -> None:
+    trial = desk.trials()[2]
+    folder, mirror = ledger.trial_dir(desk.runs, trial), Mirror(desk.runs, "ask")
+    mirror.sync()
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step-00000020.txt").write_text("step 20\n")
+    log = Journal(folder)
+    log.note(20, "samples", files=["samples/step-00000020.txt", "samples/gone.txt"])
+    log.state(State.completed, early="train.max_hours=2")
+    assert mirror.sync() == 1
+    book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())
+    client, run_id = MlflowClient(tracking_uri(desk.runs)), book["trials"][trial]["run_id"]
+    assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step-00000020.txt"]
+    assert client.get_run(run_id).data.tags["deltalab.early"] == "train.max_hours=2"
+    assert mirrored(desk.runs, "ask")[trial].history.record.early == "train.max_hours=2"

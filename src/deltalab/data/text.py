@@ -11,8 +11,9 @@ one it is follows from the seed and n.
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from deltalab.data.manifest import TOKEN_BYTES, read_manifest, store_folder
 from deltalab.data.store import TokenStream
 from deltalab.errors import ConfigError
 from deltalab.spec.data import TextSpec, Tokenizer
+
+if TYPE_CHECKING:
+    from deltalab.data.tokens import Encoder
 
 
 class TextTask(ABC):
@@ -55,6 +59,13 @@ class TextTask(ABC):
     @abstractmethod
     def _held_out(self, sequences: int) -> TokenStream:
         """Validation tokens for as many sequences, or all there are."""
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """What made tokens of the text."""
+        from deltalab.data.tokens import load_encoder
+
+        return load_encoder(self.spec, self.store / "tokenizer")
 
     def save_tokenizer(self, folder: Path) -> None:
         """See ``Task.save_tokenizer``: ``tokenizer.json`` where there is one."""

@@ -55,6 +55,10 @@ class Encoder(ABC):
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes that a token stands for; none for marks of documents."""
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text that tokens stand for; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Keep what was learnt, for ``load_encoder``."""

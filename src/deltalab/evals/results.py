@@ -11,14 +11,28 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deltalab.evals.unit import Unit
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.suite import Suite
-from deltalab.track.journal import Journal
+from deltalab.spec.trial import TrialSpec
+from deltalab.track.journal import Record
 
 Result = dict[str, Any]
+
+
+class Log(Protocol):
+    """What results are written to: a journal, or what writes one from a thread."""
+
+    def evaluation(self, step: int, values: dict[str, float], **details: Any) -> None:
+        """See ``Journal.evaluation``."""
+        ...
+
+
+def step_of_weights(record: Record, spec: TrialSpec) -> int:
+    """Steps that a finished trial's weights were trained for: all, or those before ``train.max_hours`` ended it."""
+    return record.step if record.early else spec.train.steps
 
 
 def conditions(unit: Unit, suite: Suite, dtype: str, weights: str | None) -> dict[str, Any]:
@@ -51,7 +65,7 @@ def measure_unit(unit: Unit, model: LanguageModel, step: int, wanted: dict[str, 
     return {"step": step, "values": values, **wanted}
 
 
-def journal_result(log: Journal, result: Result) -> None:
+def journal_result(log: Log, result: Result) -> None:
     """Write a result as a line of its trial's journal."""
     details = {key: value for key, value in result.items() if key not in ("step", "values")}
     log.evaluation(result["step"], result["values"], **details)

@@ -22,6 +22,7 @@ from deltalab.evals.results import (
     find_result,
     journal_result,
     measure_unit,
+    step_of_weights,
     weights_sha256,
 )
 from deltalab.evals.suites import suite_units
@@ -108,12 +109,13 @@ def measure_here(asked: Request, weights: Path) -> list[Result]:
     shown = []
     with claimed(weights.parent) as claim:
         log = Journal(weights.parent, claim)
-        known = journal.read(weights.parent).evaluations
+        record = journal.read(weights.parent)
+        known, step = record.evaluations, step_of_weights(record, spec)
         for unit in units:
             wanted = conditions(unit, asked.suite.suite, dtype_name(model), sha256)
-            result = find_result(known, spec.train.steps, wanted)
+            result = find_result(known, step, wanted)
             if result is None:
-                result = measure_unit(unit, model, spec.train.steps, wanted)
+                result = measure_unit(unit, model, step, wanted)
                 journal_result(log, result)
                 known.append(result)
             shown.append(result)

@@ -23,7 +23,7 @@ from deltalab.dispatch.states import Observer
 from deltalab.dispatch.steer import Named
 from deltalab.dispatch.submit import Launch
 from deltalab.errors import ConfigError, UsageError
-from deltalab.evals.results import Result, conditions, find_result, weights_sha256
+from deltalab.evals.results import Result, conditions, find_result, step_of_weights, weights_sha256
 from deltalab.evals.suites import suite_units
 from deltalab.evals.unit import Unit
 from deltalab.exchange.evaluate import Request, line_of
@@ -79,10 +79,12 @@ class Measured:
 
     def results(self, task: str) -> list[Result | None]:
         """What the journal has of a task now, unit by unit."""
-        known = journal.read(self.folder).evaluations
+        record = journal.read(self.folder)
         dtype = self.asked.dtype or weights_dtype(self.folder / WEIGHTS)
-        suite, step = self.asked.suite.suite, self.spec.train.steps
-        return [find_result(known, step, conditions(u, suite, dtype, self.weights)) for u in self.units[task]]
+        suite, step = self.asked.suite.suite, step_of_weights(record, self.spec)
+        return [
+            find_result(record.evaluations, step, conditions(u, suite, dtype, self.weights)) for u in self.units[task]
+        ]
 
     def evaluation(self, task: str) -> EvaluationSpec:
         """The trial of its own that measures a task."""

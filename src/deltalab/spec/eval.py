@@ -13,10 +13,14 @@ class EvalSpec:
     Attributes:
         every: steps between evaluations; 0 evaluates only at the end.
         sequences: held-out sequences an evaluation reads.
-        batch_size: sequences per forward pass.
+        batch_size: sequences per forward pass, fewer where their logits would take more than 2 GiB.
         suites: what else the trial is measured on at its end, each as ``deltalab eval`` takes it without ``suite=``:
             ``small``, or ``small task=mqar samples=200``.
         suite_every: steps between such measurements before the end; 0 measures only there.
+        sample_every: steps between samples, continuations of held-out text that are written to the run directory, at
+            the end too; 0 writes none, and only a text has them.
+        samples: how many, each from another sequence.
+        sample_tokens: tokens of a continuation at most.
     """
 
     every: int = 0
@@ -24,12 +28,15 @@ class EvalSpec:
     batch_size: int = 128
     suites: list[str] = field(default_factory=list)
     suite_every: int = 0
+    sample_every: int = 0
+    samples: int = 4
+    sample_tokens: int = 64
 
     def __post_init__(self) -> None:
-        for key in ("every", "suite_every"):
+        for key in ("every", "suite_every", "sample_every"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"eval.{key}", getattr(self, key), "a whole number from 0")
-        for key in ("sequences", "batch_size"):
+        for key in ("sequences", "batch_size", "samples", "sample_tokens"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"eval.{key}", getattr(self, key), "a whole number from 1")
         if self.suite_every and not self.suites:

@@ -51,6 +51,8 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         whole_seed(self.seed)
+        if self.eval.sample_every and not isinstance(self.data, TextSpec):
+            raise ConfigError("eval.sample_every", self.eval.sample_every, f"0 with data of task {self.task}, no text")
         if self.model.depth is not None and len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
@@ -137,8 +139,8 @@ def from_plain(cls: type[T], plain: dict[str, Any]) -> T:
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    if isinstance(hint, UnionType) and value is not None:
-        return _typed(next(kind for kind in get_args(hint) if kind is not NoneType), value)
+    if isinstance(hint, UnionType):
+        hint = next(kind for kind in get_args(hint) if (kind is NoneType) == (value is None))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     if (origin := get_origin(hint)) in (list, tuple) and value is not None:

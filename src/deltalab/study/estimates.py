@@ -7,6 +7,7 @@ Time is modelled as start + steps · step + evaluations · evaluation + measurin
 
 import hashlib
 import json
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -59,10 +60,12 @@ class Timing:
         last = spec.train.steps - 1
 
         def times(every: int) -> int:
-            return 1 + (last // every - min(done, last) // every if every else 0)
+            return last // every - min(done, last) // every if every else 0
 
-        measured = self.evaluation * times(spec.eval.every) + self.suites * times(spec.eval.suite_every)
-        return self.start + self.step * max(0, spec.train.steps - done) + measured
+        steps = self.step * max(0, spec.train.steps - done)
+        between = self.evaluation * times(spec.eval.every) + self.suites * times(spec.eval.suite_every)
+        limit = math.inf if spec.train.max_hours is None else 3600 * spec.train.max_hours
+        return min(self.start + steps + between, limit) + self.evaluation + self.suites
 
 
 def key(spec: TrialSpec) -> str:

@@ -183,6 +183,7 @@ class Mirror:
         if not lines:
             return 0
         self._send(cursor, lines)
+        self._send_files(cursor, run_dir, lines)
         cursor.offset = offset
         self._save()
         return 1
@@ -243,6 +244,8 @@ class Mirror:
         ]
         for start in range(0, len(tags), TAGS_PER_BATCH):
             self._client.log_batch(cursor.run_id, tags=tags[start : start + TAGS_PER_BATCH])
+        if early := next((line["early"] for line in lines if "early" in line), None):
+            self._client.log_batch(cursor.run_id, tags=[RunTag("deltalab.early", early)])
         state = next((line["state"] for line in reversed(lines) if line["event"] == "state"), cursor.state)
         if state != cursor.state:
             cursor.state = state
@@ -251,6 +254,13 @@ class Mirror:
                 self._client.set_terminated(cursor.run_id, STATUS[State(state)], int(lines[-1]["t"] * 1000))
             else:
                 self._client.update_run(cursor.run_id, status=STATUS.get(State(state), "RUNNING"))
+
+    def _send_files(self, cursor: Cursor, run_dir: Path, lines: list[dict[str, Any]]) -> None:
+        """The files that notes name: samples, profiles."""
+        named = (file for line in lines if line["event"] == "note" for file in line.get("files", ()))
+        for path in (run_dir / file for file in dict.fromkeys(named)):
+            if path.is_file():
+                self._client.log_artifact(cursor.run_id, str(path), str(path.parent.relative_to(run_dir)))
 
     def _end_parent(self, book: Book, record: dict[str, Any]) -> None:
         wanted = {trial for cell in record["cells"] for _, _, trial in _trials(cell)}

@@ -18,6 +18,7 @@ from deltalab.evals.results import (
     find_result,
     journal_result,
     measure_unit,
+    step_of_weights,
     weights_sha256,
 )
 from deltalab.evals.suites import suite_units
@@ -84,15 +85,15 @@ def _measure(
     units = suite_units(spec.suite, trial.data, measured)
     log.state(State.running, device=str(where), threads=torch.get_num_threads(), steps=len(units))
     model = load_weights(weights, trial, None if spec.dtype is None else getattr(torch, spec.dtype), where)
-    dtype, sha256 = dtype_name(model), weights_sha256(weights)
+    dtype, sha256, step = dtype_name(model), weights_sha256(weights), step_of_weights(journal.read(measured), trial)
     for done, unit in enumerate(units):
         if stop():
             log.state(State.preempted, step=done)
             return State.preempted
         wanted = conditions(unit, spec.suite.suite, dtype, sha256)
-        result = find_result(journal.read(measured).evaluations, trial.train.steps, wanted)
+        result = find_result(journal.read(measured).evaluations, step, wanted)
         if result is None:
-            result = measure_unit(unit, model, trial.train.steps, wanted)
+            result = measure_unit(unit, model, step, wanted)
             deliver(measured, result)
         log.metrics(done + 1, result["values"])
     log.state(State.completed, step=len(units))

@@ -14,8 +14,8 @@ from deltalab.model.language_model import LanguageModel
 from deltalab.spec.suite import Suite
 from deltalab.spec.trial import TrialSpec
 from deltalab.track import journal
-from deltalab.track.journal import Journal
 from deltalab.train.distributed import World
+from deltalab.train.recorder import Recorder
 
 
 class TrialSuites:
@@ -25,14 +25,14 @@ class TrialSuites:
         spec: the frozen trial.
         run_dir: its run directory.
         task: the trial's, for its tokenizer.
-        log: the trial's journal.
+        log: where results are written.
         world: the ranks that train it.
 
     Raises:
         ConfigError: a task or length that the suite does not have; said before anything is trained.
     """
 
-    def __init__(self, spec: TrialSpec, run_dir: Path, task: Task, log: Journal, world: World) -> None:
+    def __init__(self, spec: TrialSpec, run_dir: Path, task: Task, log: Recorder, world: World) -> None:
         self._spec, self._run_dir, self._log, self._world = spec, run_dir, log, world
         if spec.eval.suites and world.main:
             task.save_tokenizer(run_dir)
@@ -58,7 +58,10 @@ class TrialSuites:
             Whether everything is measured.
         """
         wanted = [conditions(unit, suite, dtype_name(model), weights) for suite, unit in self._units]
-        known = journal.read(self._run_dir).evaluations if self._world.main else []
+        known = []
+        if self._world.main:
+            self._log.check()  # what was told before is in the journal
+            known = journal.read(self._run_dir).evaluations
         open_ = self._world.share([n for n, one in enumerate(wanted) if find_result(known, step, one) is None])
         rank, size = self._world.rank, self._world.size
         for turn in (open_[start : start + size] for start in range(0, len(open_), size)):
