@@ -14,9 +14,9 @@ from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
-from deltalab.dispatch.show import make_console, on_gpus, plan_json, show_plan
+from deltalab.dispatch.show import beyond_memory, make_console, on_gpus, plan_json, show_plan
 from deltalab.dispatch.states import Observer
-from deltalab.errors import StudyError, UsageError
+from deltalab.errors import ConfigError, StudyError, UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec, Planning
@@ -175,7 +175,8 @@ def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -
         retry: trials are run again that have ended.
 
     Raises:
-        UsageError: no Slurm, no GPU, too few GPUs, or a batch that a trial's processes cannot divide.
+        UsageError: no Slurm, no GPU, too few GPUs, a batch that a trial's processes cannot divide, or a GPU that is
+            said to have too little memory.
         SlurmError: there are trials to submit and no cluster answers.
     """
     processes = launcher.processes
@@ -189,11 +190,12 @@ def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -
     elif not gpu_shares(launcher):
         processes = 1
     for trial, spec in plan.specs.items():
-        if spec.train.batch_size % (spec.train.accumulation * processes):
-            raise UsageError(
-                f"{plan.names[trial]}: train.batch_size={spec.train.batch_size}: allowed is a multiple of "
-                f"train.accumulation × {processes} processes (hydra.launcher.gpus_per_trial and nodes)"
-            )
+        try:
+            spec.train.parts(processes)
+        except ConfigError as error:
+            raise UsageError(f"{plan.names[trial]}: {error}; hydra.launcher.gpus_per_trial and nodes say it") from error
+    if too_much := beyond_memory(plan, launcher):
+        raise UsageError(too_much[0])
 
 
 def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:

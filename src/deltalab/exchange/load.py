@@ -4,8 +4,8 @@ config.json         the frozen trial: shape, variant, data and all else that mad
 model.safetensors   its parameters, by name
 tokenizer.json      of a text model whose tokenizer was learnt
 
-A run directory has them once its trial has completed, a copy of them elsewhere is as good, and so is what
-``deltalab export`` writes.
+A run directory has them once its trial has completed, a copy of them elsewhere is as good, and so are a checkpoint, of
+whatever strategy, and what ``deltalab export`` writes.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from deltalab.dispatch.steer import find_one
@@ -24,7 +23,7 @@ from deltalab.model.language_model import LanguageModel
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.ledger import trial_dir
 from deltalab.track import journal
-from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint
+from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, read_weights, weights_in
 
 CONFIG = "config.json"
 EXPORTED = "trial"
@@ -71,9 +70,9 @@ def find_weights(
             raise NotFoundError(f"{path}: no such file or folder")
         where = Path(runs or os.environ.get("DELTALAB_RUNS", "runs"))
         path = trial_dir(where, find_one(where, str(trial), study).trial)
-    if not (path / WEIGHTS).is_file():
+    if (file := weights_in(path)) is None:
         raise NotFoundError(f"{path}: no {WEIGHTS}" + _why_not(path))
-    return path / WEIGHTS
+    return file
 
 
 def read_spec(weights: Path) -> TrialSpec:
@@ -105,7 +104,7 @@ def load_weights(
     with torch.device("meta"):
         model = LanguageModel(spec.variant, spec.model)
     try:
-        tensors = load_file(file, device=str(device))
+        tensors = read_weights(file, str(device))
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{file}: cannot be read as safetensors ({error})") from error
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}

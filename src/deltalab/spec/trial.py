@@ -20,7 +20,7 @@ from deltalab.spec.data import (
 )
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.model import BUDGETING, ModelSpec
-from deltalab.spec.train import TrainSpec
+from deltalab.spec.train import PLACING, TrainSpec
 from deltalab.spec.variant import Layer, VariantSpec
 
 T = TypeVar("T")
@@ -84,13 +84,15 @@ class TrialSpec:
     @property
     def trial_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label and the way its widths were
-        found left out, and so where its text was found."""
+        found left out, and so where its text was found and where its parts lie while it is trained."""
         plain = self.to_dict()
         del plain["variant"]["name"]
         for key in LOCATING:
             plain["data"].pop(key, None)
         for key in BUDGETING:
             del plain["model"][key]
+        for key in PLACING:
+            del plain["train"][key]
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

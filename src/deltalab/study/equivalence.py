@@ -17,6 +17,7 @@ written in one. Trials with the same plainest trial are equivalent. Where that f
     a group and its generators       its elements are what tokens are made of
     bytes                            bpe_vocab
     steps                            log_every and eval.every above them; checkpoints, which a resumed run repeats
+    where a trial's parts lie        strategy, shard_size, micro_batch_size; keep_checkpoints
     eval.sequences                   eval.batch_size above them
 
 Parameters draw their initial values by seed, name and shape, so one that is absent changes no other. What only may
@@ -31,7 +32,7 @@ from deltalab.spec.data import DataSpec, StateTrackingSpec, TextSpec, Tokenizer
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.groups import Group, generated_group
 from deltalab.spec.model import BUDGETING, ModelSpec
-from deltalab.spec.train import TrainSpec
+from deltalab.spec.train import PLACING, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.spec.variant import MAMBA, Decay, Erase, Layer, Mixer, Narrowing, VariantSpec, Write
 
@@ -64,7 +65,7 @@ def plainest(spec: TrialSpec) -> TrialSpec:
         variant=variant,
         model=_model(spec.model, variant),
         data=_data(spec.data),
-        train=replace(spec.train, log_every=min(spec.train.log_every, spec.train.steps), checkpoint_every=0),
+        train=_train(spec.train),
         eval=_eval(spec.eval, spec.train),
     )
 
@@ -124,6 +125,11 @@ def _generators(group: Group, given: tuple[tuple[int, ...], ...] | None) -> list
             chosen.append(element)
             made = set(generated_group(chosen))
     return [list(element) for element in chosen]
+
+
+def _train(train: TrainSpec) -> TrainSpec:
+    placing = {key: getattr(TrainSpec, key) for key in PLACING}
+    return replace(train, log_every=min(train.log_every, train.steps), checkpoint_every=0, **placing)
 
 
 def _eval(evaluation: EvalSpec, train: TrainSpec) -> EvalSpec:

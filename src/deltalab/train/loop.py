@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from deltalab.data.batch import Batch, make_task
-from deltalab.errors import ConfigError
-from deltalab.evals.accuracy import evaluate
+from deltalab.evals.accuracy import metrics_of, totals
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import TextSpec
-from deltalab.spec.train import Precision, TrainSpec
+from deltalab.spec.train import Precision
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal
-from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from deltalab.train.checkpoint import WEIGHTS, Checkpoints, latest_checkpoint, load_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
 from deltalab.train.loss import Scorer
 from deltalab.train.optim import learning_rate, make_optimizer
+from deltalab.train.strategy import choose, make_replica, one_pass, whole, whole_model
 
 
 class Diverged(Exception):
@@ -41,25 +41,29 @@ class Trainer:
         world: the ranks that train it together, each with a trainer of its own.
 
     Raises:
-        ConfigError: the parts of a batch do not divide among the ranks.
+        ConfigError: the parts of a batch, or the shares of the model, do not divide among the ranks.
     """
 
     def __init__(
         self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal, world: World = ALONE
     ) -> None:
         self.spec, self.run_dir, self.device, self.journal, self.world = spec, run_dir, device, journal, world
-        _check_batch(spec.train, world)
+        self._parts = spec.train.parts(world.size)
         torch.manual_seed(spec.seed)
         self.task = make_task(spec.data, spec.seed)
         self.model = build_model(spec, device)
+        apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
+        scorer = Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False)
+        self._replica = make_replica(scorer, spec.train, choose(spec, world, device), world)
         self.optimizer = make_optimizer(self.model, spec.train)
         self.step = self._saved = 0
         self._worst = torch.zeros((), device=device)  # largest loss so far, NaN once one was
         checkpoint = world.share(latest_checkpoint(run_dir))
         if checkpoint is not None:
             self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
-        apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
-        self._replica = world.replica(Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False))
+        self._checkpoints = Checkpoints(
+            run_dir, self.model, self.optimizer, spec.train.keep_checkpoints, journal.check, world
+        )
         self._tick = (self.step, time.perf_counter())
 
     def run(self, stop: Callable[[], bool]) -> bool:
@@ -68,6 +72,10 @@ class Trainer:
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
+        with self._checkpoints:
+            return self._run(stop)
+
+    def _run(self, stop: Callable[[], bool]) -> bool:
         train, evaluation = self.spec.train, self.spec.eval
         while self.step < train.steps:
             if self.world.any(stop()):
@@ -81,30 +89,30 @@ class Trainer:
             if train.checkpoint_every and self.step % train.checkpoint_every == 0:
                 self.save()
         self.evaluate()
+        self._checkpoints.wait()
         if self.world.main:
             self.journal.check()
             self.task.save_tokenizer(self.run_dir)
-            save_weights(self.run_dir / WEIGHTS, self.model)
+        save_weights(self.run_dir / WEIGHTS, self.model, self.world)
         return True
 
     def evaluate(self) -> dict[str, float]:
-        """Measure on held-out sequences and journal what comes out. The main rank measures, the others wait."""
+        """Measure on held-out sequences and journal what comes out. Each rank measures its share of the batches."""
         self._check_loss(float(self._worst))
-        values = {}
-        if self.world.main:
-            values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
-        values = self.world.share(values)
+        model, share = whole_model(self.model, self.spec), (self.world.rank, self.world.size)
+        sums = totals(model, self.task, self.spec.eval, self.device, self._autocast(), share)
+        values = metrics_of(self.world.total(sums))
         self.journal.metrics(self.step, values)
         self._check_loss(values["eval/loss"])
         return values
 
     def save(self) -> None:
-        """Write a checkpoint at the present step, unless it is there."""
+        """Begin a checkpoint of the present step, unless it is there."""
         if self.step > self._saved:
             self._saved = self.step
             if self.world.main:
                 self.journal.check()
-                save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
+            self._checkpoints.begin(self.step, {"seed": self.spec.seed})
 
     def _train_step(self) -> None:
         train = self.spec.train
@@ -116,7 +124,7 @@ class Trainer:
         logged = (self.step + 1) % train.log_every == 0 or self.step + 1 in (1, train.steps)
         loss, correct = self._backward(batch, scored, logged)
         self._worst = torch.maximum(self._worst, loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip))
         self.optimizer.step()
         self.step += 1
         self.world.meet()  # whoever reads this step's figures waits for a GPU that waits for every rank's
@@ -125,15 +133,15 @@ class Trainer:
 
     def _backward(self, batch: Batch, scored: int, count_correct: bool) -> Tensor:
         """Leave the batch's gradients in the parameters; returns its loss and its number of correct predictions [2]."""
-        train, rows = self.spec.train, self.world.rows(self.spec.train.batch_size)
+        count, rows = self._parts, self.world.rows(self.spec.train.batch_size)
         tokens, targets = (torch.from_numpy(part[rows]).to(self.device) for part in (batch.tokens, batch.targets))
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.zeros(2, device=self.device)
         starts = None if batch.starts is None else torch.from_numpy(batch.starts[rows]).to(self.device)
-        parts = [None] * train.accumulation if starts is None else starts.chunk(train.accumulation)
-        pieces = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), parts, strict=True)
+        parts = [None] * count if starts is None else starts.chunk(count)
+        pieces = zip(tokens.chunk(count), targets.chunk(count), parts, strict=True)
         for number, (tokens_part, targets_part, starts_part) in enumerate(pieces, start=1):
-            with self.world.apart(self._replica, number < train.accumulation):
+            with one_pass(self._replica, last=number == count):
                 with self._autocast():
                     summed, correct = self._replica(tokens_part, targets_part, count_correct, starts_part)
                 loss = summed / scored
@@ -169,13 +177,6 @@ class Trainer:
         if self.spec.train.precision is Precision.fp32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def _check_batch(train: TrainSpec, world: World) -> None:
-    unit = train.accumulation * world.size
-    if train.batch_size % unit:
-        allowed = f"a multiple of {unit} (train.accumulation={train.accumulation} × {world.size} processes)"
-        raise ConfigError("train.batch_size", train.batch_size, allowed)
 
 
 def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:
