@@ -14,7 +14,7 @@ from deltalab.errors import ConfigError, UsageError
 from deltalab.evals.retrieval import retrieval_units
 from deltalab.evals.small import small_units
 from deltalab.evals.unit import Unit
-from deltalab.exchange.load import find_weights, load_weights, read_spec
+from deltalab.exchange.load import find_weights, is_checkpoint, load_weights, read_spec
 from deltalab.spec.data import TextSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.suite import Suite, SuiteSpec
@@ -54,7 +54,7 @@ def run_eval(asked: Request) -> None:
         Busy: another process runs or measures the trial.
     """
     weights = find_weights(asked.trial, asked.runs, asked.study)
-    if weights.parent.parent.name == "checkpoints":
+    if is_checkpoint(weights):
         raise UsageError(f"{weights}: a checkpoint; allowed is a finished trial")
     spec = read_spec(weights)
     units = suite_units(asked.suite, spec, weights.parent)

@@ -75,6 +75,16 @@ def find_weights(
     return file
 
 
+def home_of(weights: Path) -> Path:
+    """The folder of a file of weights' configuration and tokenizer: its own, of a checkpoint the run directory."""
+    return weights.parents[2] if is_checkpoint(weights) else weights.parent
+
+
+def is_checkpoint(weights: Path) -> bool:
+    """Whether weights are those of a trial on its way."""
+    return weights.parent.parent.name == "checkpoints"
+
+
 def read_spec(weights: Path) -> TrialSpec:
     """The trial that weights are of, from the configuration beside them; a checkpoint's is its run directory's.
 
@@ -82,9 +92,7 @@ def read_spec(weights: Path) -> TrialSpec:
         NotFoundError: there is none.
         UsageError: it is no trial's.
     """
-    file = weights.parent / CONFIG
-    if weights.parent.parent.name == "checkpoints":
-        file = weights.parents[2] / CONFIG
+    file = home_of(weights) / CONFIG
     if not file.is_file():
         raise NotFoundError(f"{file}: not there; weights are loaded with the configuration beside them")
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltalab.exchange.codec import make_codec
-from deltalab.exchange.load import find_weights, load_weights, read_spec
+from deltalab.exchange.load import find_weights, home_of, load_weights, read_spec
 from deltalab.exchange.write import Written, write
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
@@ -45,7 +45,7 @@ def run_generate(asked: Request) -> None:
     """
     weights = find_weights(asked.trial, asked.runs, asked.study)
     spec = read_spec(weights)
-    codec = make_codec(spec.data, weights.parent)
+    codec = make_codec(spec.data, home_of(weights))
     model = load_weights(weights, spec, device=pick_device(asked.device))
     pieces = write(model, codec, asked.prompts, asked.sampling, asked.stop)
     if asked.as_json:

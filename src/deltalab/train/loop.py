@@ -72,6 +72,9 @@ class Trainer:
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
+        if self.world.main:  # at once: checkpoints, too, are read with it
+            self.journal.check()
+            self.task.save_tokenizer(self.run_dir)
         with self._checkpoints:
             return self._run(stop)
 
@@ -92,7 +95,6 @@ class Trainer:
         self._checkpoints.wait()
         if self.world.main:
             self.journal.check()
-            self.task.save_tokenizer(self.run_dir)
         save_weights(self.run_dir / WEIGHTS, self.model, self.world)
         return True
 
