@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from deltalab.spec.data import LOCATING, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.model import BUDGETING
+from deltalab.spec.train import PLACING
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.equivalence import classes, equivalence_key, plainest
 from deltalab.track import journal
@@ -277,7 +278,7 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
         )
     }
     silent = {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
-    silent |= {f"model.{key}" for key in BUDGETING}
+    silent |= {f"model.{key}" for key in BUDGETING} | {f"train.{key}" for key in PLACING}
     kept_apart = {"train.activation_checkpointing", "train.compile"}  # who varies these compares time and memory
     silent |= {f"data.{key}" for key in LOCATING}
     of_files = {"data.streaming"}  # in another order, and not of a corpus: tests/train/test_text.py
