@@ -23,7 +23,7 @@ from deltalab.train import loop
 from deltalab.train.distributed import World, joined
 from deltalab.train.trial import run_trial
 from tests.specs import trial
-from tests.train.runs import StopAt
+from tests.train.runs import StopAt, filling_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,6 +116,14 @@ def killed_in_shares(folder: Path, device: Device, world: World) -> None:
     _ends_in_the_middle(kill, folder, device, world, under("fsdp", "train.checkpoint_every=2"))
 
 
+def filled(folder: Path, device: Device, world: World) -> None:
+    """A trial in shares whose disk is full from its seventh step on."""
+    if world.main:
+        run_trial(under("fsdp"), folder, device, filling_at(6, folder.parent, room=16384), world)
+    else:
+        run_trial(under("fsdp"), folder, device, world=world)
+
+
 def stopped(folder: Path, device: Device, world: World) -> None:
     """The trial that the folder has the configuration of, stopped after seven steps."""
     spec = TrialSpec.from_dict(json.loads((folder / "spec.json").read_text()))
@@ -153,5 +161,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     place, scenario, where = Path(sys.argv[1]), sys.argv[2], Device(sys.argv[3])
     with joined(where) as joint:
-        scenarios = [several, four, two, stopped, broken, killed, killed_in_shares]
+        scenarios = [several, four, two, stopped, filled, broken, killed, killed_in_shares]
         {run.__name__: run for run in scenarios}[scenario](place, where, joint)

@@ -20,9 +20,11 @@ from deltalab.train.strategy import make_replica
 from deltalab.train.trial import run_trial
 from tests.train.ranks import IN_FOUR, launch, under
 from tests.train.runs import StopAt, outcome
+from tests.train.test_disk import disk
 from tests.train.test_distributed import assert_close
 
 CPU = Device.cpu
+__all__ = ["disk"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,19 @@ def test_a_killed_rank_of_a_trial_in_shares_leaves_it_resumable(tmp_path: Path, 
     assert checkpoint.name == "step-00000002"
     assert run_trial(under("auto"), tmp_path, CPU) is State.completed
     assert_close(tmp_path, folder / "alone")
+
+
+@pytest.mark.ranks
+def test_a_disk_that_fills_under_shares_leaves_the_trial_resumable(disk: Path) -> None:
+    run_dir = disk / "run"
+    for code, output in launch(run_dir, "filled", CPU):
+        assert code > 0
+        assert "DiskFull: no space left" in output
+    record = journal.read(run_dir)
+    assert (record.state, "no space left" in record.details["error"]) == (State.preempted, True)
+    assert not [*(run_dir / "checkpoints").iterdir()]
+    (disk / "filler").unlink()
+    assert run_trial(under("auto"), run_dir, CPU) is State.completed
 
 
 def test_shares_that_do_not_divide_the_ranks_are_one_line() -> None:

@@ -46,13 +46,12 @@ class Writer:
             OSError: of what it returns, on every rank: one could not write.
         """
         from torch.distributed.checkpoint.api import CheckpointException
-        from torch.distributed.checkpoint.filesystem import FileSystemWriter
         from torch.distributed.checkpoint.state_dict_saver import async_save
 
         assert folder is not None, "the main rank told"
         done: Any = async_save(
             state,
-            storage_writer=FileSystemWriter(folder),
+            storage_writer=_writer(folder),
             process_group=self._channel,
             async_stager=self._stager,
         )
@@ -64,6 +63,22 @@ class Writer:
                 raise next(iter(error.failures.values()))[0] from None
 
         return wait
+
+
+def _writer(folder: Path) -> Any:
+    """Writes files; where the disk is full it says so, as torch's serialisation alone does not."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    class Files(FileSystemWriter):
+        def write_data(self, plan: Any, planner: Any) -> Any:
+            try:
+                return super().write_data(plan, planner)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # other ranks hear of the error without its context
+                    raise error.__context__ from None
+                raise
+
+    return Files(folder)
 
 
 def read(folder: Path, state: dict[str, Tensor]) -> None:
