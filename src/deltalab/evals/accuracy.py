@@ -52,7 +52,7 @@ def measure(model: nn.Module, task: Task, spec: EvalSpec, device: torch.device) 
         ``accuracy``, ``stderr``, ``loss`` and ``accuracy/<slice>``, ``stderr/<slice>`` for every slice with a scored
         position; an error of one sequence is NaN.
     """
-    sums = totals(model, task, spec, device, None)
+    sums = totals(model, task, spec, device)
     values = {name.removeprefix("eval/"): value for name, value in metrics_of(sums).items()}
     for name in [name for name in values if name.partition("/")[0] == "accuracy"]:
         part = name.removeprefix("accuracy")
@@ -74,7 +74,7 @@ def totals(
     task: Task,
     spec: EvalSpec,
     device: torch.device,
-    autocast: contextlib.AbstractContextManager[Any] | None,
+    autocast: contextlib.AbstractContextManager[Any] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
     """Sums over held-out sequences that ``metrics_of`` turns to metrics; arguments as ``evaluate``.
