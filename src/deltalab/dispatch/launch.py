@@ -205,7 +205,8 @@ def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False, r
         try:
             spec.train.parts(ranks or processes)
         except ConfigError as error:
-            raise UsageError(f"{plan.names[trial]}: {error}; hydra.launcher.gpus_per_trial and nodes say it") from error
+            whence = "" if ranks else "; hydra.launcher.gpus_per_trial and nodes say how many"
+            raise UsageError(f"{plan.names[trial]}: {error}{whence}") from error
     if too_much := beyond_memory(plan, launcher):
         raise UsageError(too_much[0])
 
