@@ -60,7 +60,8 @@ class Checkpoints:
     ) -> None:
         self._root, self._module, self._optimizer = run_dir / "checkpoints", module, optimizer
         self._keep, self._check, self._world = keep, check, world
-        self._shares = shares.Writer(module, world) if has_shares(module) else None
+        self._together = has_shares(module)
+        self._writer = shares.Writer(module, world) if self._together else _Whole()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -87,11 +88,11 @@ class Checkpoints:
             Exception: whatever the checkpoint before failed of.
         """
         self.wait()
-        if self._shares is None and not self._world.main:
+        if not self._together and not self._world.main:
             return
         part = self._make_part(step) if self._world.main else None
         state = state_of(self._module, self._optimizer)
-        write = _copier(state) if self._shares is None else self._shares.copier(state, self._world.share(part))
+        write = self._writer.copier(state, self._world.share(part) if self._together else part)
         self._pending = self._thread.submit(self._write, write, part, {"step": step, **position})
 
     def wait(self) -> None:
@@ -198,17 +199,27 @@ def _blank(key: str, parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
 
 
-def _copier(state: dict[str, Tensor]) -> Callable[[Path | None], None]:
-    """Copies at once; what it returns writes the copies to a folder."""
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+class _Whole:
+    """Writes a whole model from copies that are made in the same memory every time, which a GPU reaches directly."""
 
-    def write(part: Path | None) -> None:
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+
+    def copier(self, state: dict[str, Tensor], part: Path | None) -> Callable[[Path | None], None]:
+        """Copies at once; what it returns writes the copies to the folder."""
+        for name, tensor in state.items():
+            if name not in self._copies:
+                self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._copies[name].copy_(tensor, non_blocking=True)
+        if any(tensor.is_cuda for tensor in state.values()):
+            torch.cuda.synchronize()
+        return self._write
+
+    def _write(self, part: Path | None) -> None:
         assert part is not None, "the main rank has one"
-        model = {name: copies.pop(name) for name in [*copies] if name.startswith(shares.MODEL)}
+        model = {name: tensor for name, tensor in self._copies.items() if name.startswith(shares.MODEL)}
         save_file({name.removeprefix(shares.MODEL): tensor for name, tensor in model.items()}, part / WEIGHTS)
-        save_file(copies, part / OPTIMIZER)
-
-    return write
+        save_file({name: x for name, x in self._copies.items() if name not in model}, part / OPTIMIZER)
 
 
 @torch.no_grad()
