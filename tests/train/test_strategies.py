@@ -16,6 +16,8 @@ from deltalab.track import journal
 from deltalab.track.journal import State
 from deltalab.train.checkpoint import complete_checkpoints, latest_checkpoint, read_weights, weights_in
 from deltalab.train.distributed import World
+from deltalab.train.loop import build_model
+from deltalab.train.loss import Scorer
 from deltalab.train.strategy import make_replica
 from deltalab.train.trial import run_trial
 from tests.train.ranks import IN_FOUR, launch, under
@@ -127,13 +129,7 @@ def test_two_gpus_in_shares_train_as_one_does(tmp_path: Path) -> None:
 
 
 def test_shares_that_do_not_divide_the_ranks_are_one_line() -> None:
-    spec = under("hsdp", "train.shard_size=3").train
+    spec = under("hsdp", "train.shard_size=3")
+    scorer = Scorer(build_model(spec, torch.device("cpu")))
     with pytest.raises(ConfigError, match=r"train.shard_size=3: allowed is a divisor of the 4 processes"):
-        make_replica(_scorer(), spec, Strategy.hsdp, World(0, 4, 0, 4))
-
-
-def _scorer():
-    from deltalab.train.loop import build_model
-    from deltalab.train.loss import Scorer
-
-    return Scorer(build_model(under("hsdp"), torch.device("cpu")))
+        make_replica(scorer, spec.train, Strategy.hsdp, World(0, 4, 0, 4))
