@@ -8,7 +8,6 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
@@ -79,14 +78,8 @@ bench-orchestration: install ## Time planning, submitting, relaunching beside hy
 bench-collate: install ## Time collating 1,000 trials beside a loop over MLflow's client (1 GB of disk)
 	$(BIN)/python -m benchmarks.collate $(ARGS)
 
-# One worker and no job runner: ready in a third of the time and of the memory that MLflow's defaults take.
-dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=... for another)
-	@test -f "$(DATABASE)" || \
-		{ echo "make: no $(DATABASE) yet; make quickstart fills it (runs sent to MLFLOW_TRACKING_URI are at that server)" >&2; exit 1; }
-	@echo "MLflow will be at http://127.0.0.1:$(PORT) in some seconds; Ctrl-C ends it"
-	@exec env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true PYTHONWARNINGS=ignore \
-		$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts --no-access-log \
-		--backend-store-uri "sqlite:///$(DATABASE)" --artifacts-destination "$(DELTALAB_RUNS)/mlflow-artifacts"
+dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=...), with links to their curves
+	@exec $(BIN)/deltalab dashboard --runs "$(DELTALAB_RUNS)" --port $(PORT) $(ARGS)
 
 clean: ## Remove caches and build leftovers, never runs/
 	rm -rf .pytest_cache .hypothesis .ruff_cache .import_linter_cache build dist src/*.egg-info
