@@ -52,10 +52,22 @@ def connect(runs: Path, uri: str) -> Any:
     """MLflow's client, its store ready."""
     from mlflow import MlflowClient
 
+    if is_database(uri) and not uri.startswith("sqlite"):
+        _knock(uri)
     with locked(runs / ".mlflow.lock"):  # a fresh SQLite store must be initialised by one process
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _knock(uri: str) -> None:
+    """Raise what the driver says of a database that is away; MLflow would first try it for minutes."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine(uri)
+    with engine.connect():
+        pass
+    engine.dispose()
 
 
 def runs_under(client: Any, experiment_id: str, parent: str) -> list[Any]:

@@ -183,7 +183,7 @@ def summary(record: Mapping[str, Any], book: Book) -> dict[str, tuple[int, float
     states = Counter(State(cursor.state) for cursor in there.values() if cursor.state)
     ended = sum(count for state, count in states.items() if state.terminal)
     told = [name for name in book.summary if name.startswith("trials/")]
-    found = {name: (ended, 0.0) for name in ("trials/completed", "trials/running", *told)}
+    found = dict.fromkeys(("trials/completed", "trials/running", *told), (ended, 0.0))
     found |= {f"trials/{state.value}": (ended, float(count)) for state, count in states.items()}
     for cell in record["cells"]:
         seeds = [there[t] for t in cell["trials"].values() if t in there and there[t].state == State.completed.value]
