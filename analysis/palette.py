@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.collate import Results
+from analysis.collate import Results, level_label
 from deltalab.study.ledger import CellRecord
-from deltalab.track.palette import OKABE_ITO, hue
-from deltalab.wording import level_label
 
 Line = Literal["-", "--", ":", "-."]
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#B8A900")
+"""Okabe and Ito's palette, its yellow darkened to be seen on white."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
 
@@ -49,10 +49,10 @@ def _look(results: Results, place: int, cell: CellRecord) -> Look:
     factors = list(results.factors)
     first = factors[0]
     by_level = len(factors) <= 2
-    turn, color = hue(results.factors, cell.levels, place)
+    turn, hue = divmod(results.factors[first].index(cell.levels[first]) if by_level else place, len(OKABE_ITO))
     second = factors[1] if len(factors) == 2 else None
     return Look(
-        color=OKABE_ITO[color],
+        color=OKABE_ITO[hue],
         line=LINES[turn % len(LINES)],
         marker=MARKERS[(results.factors[second].index(cell.levels[second]) if second else turn) % len(MARKERS)],
         legend=level_label(first, cell.levels[first]) if by_level else results.label(cell),

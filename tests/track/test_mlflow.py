@@ -22,6 +22,7 @@ from deltalab.track.connection import MirrorFailed, tracking_uri
 from deltalab.track.journal import Journal, State
 from deltalab.track.mirrored import mirrored
 from deltalab.track.mlflow import Mirror, log_report
+from deltalab.track.palette import HUES
 from tests.dispatch.launching import INLINE, Desk
 from tests.specs import TWO_CELLS
 
@@ -101,7 +102,7 @@ def test_the_study_s_run_sums_up(desk: Desk) -> None:
 
 def test_seeds_of_a_cell_have_its_colour_and_cells_their_own(desk: Desk) -> None:
     color = {(run.data.tags["variant"], run.data.tags["mlflow.runColor"]) for run in children(desk)}
-    assert color == {("gated_delta_net_2", "#0072B2"), ("gated_delta_net_2_wide", "#D55E00")}
+    assert color == {("gated_delta_net_2", HUES[0]), ("gated_delta_net_2_wide", HUES[5])}
 
 
 def test_the_experiment_has_views_of_its_trials(desk: Desk) -> None:

@@ -73,8 +73,7 @@ def colors(record: Mapping[str, Any]) -> dict[str, str]:
     baseline = record["study"].get("baseline")
     run = [cell for cell in record["cells"] if cell.get("excluded") is None and cell["levels"]]
     run.sort(key=lambda cell: cell["levels"] != baseline)
-    factors = record["study"]["factors"]
-    shades = tints({factor: list(levels) for factor, levels in factors.items()}, [cell["levels"] for cell in run])
+    shades = tints(record["study"]["factors"], [cell["levels"] for cell in run])
     return {cell["name"]: shade for cell, shade in zip(run, shades, strict=True)}
 
 
