@@ -61,7 +61,6 @@ class Mirror:
                 highlight=False,
                 soft_wrap=True,
             )
-        say_curves(self._console, self._runs, self._study)
 
 
 def say_curves(console: Console, runs: Path, study: str) -> None:

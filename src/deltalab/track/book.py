@@ -42,7 +42,7 @@ class Book:
         parent: the study's own run.
         trials: trial id → cursor.
         told: digest of the description and the saved views that the experiment has.
-        summary: metric of the parent run → value sent.
+        summary: metric of the parent run → step and value sent.
     """
 
     uri: str
@@ -50,7 +50,7 @@ class Book:
     parent: str
     trials: dict[str, Cursor] = field(default_factory=dict)
     told: str = ""
-    summary: dict[str, float] = field(default_factory=dict)
+    summary: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 def read_book(folder: Path) -> Book | None:
@@ -60,7 +60,8 @@ def read_book(folder: Path) -> Book | None:
         return None
     plain = json.loads(path.read_text())
     cursors = {trial: Cursor(**cursor) for trial, cursor in plain.pop("trials").items()}
-    return Book(**plain, trials=cursors)
+    summary = {name: tuple(sent) for name, sent in plain.pop("summary", {}).items()}
+    return Book(**plain, trials=cursors, summary=summary)
 
 
 def write_book(folder: Path, book: Book) -> None:

@@ -269,11 +269,10 @@ class Mirror:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        found = labels.summary(record, book)
-        points = [Metric(n, value, now, step) for n, (step, value) in found.items() if book.summary.get(n) != value]
-        self._log_metrics(book.parent, points)
-        if points:
-            book.summary |= {point.key: point.value for point in points}
+        new = {name: told for name, told in labels.summary(record, book).items() if book.summary.get(name) != told}
+        if new:
+            self._log_metrics(book.parent, [Metric(name, value, now, step) for name, (step, value) in new.items()])
+            book.summary |= new
             self._save()
         self._end_parent(book, record)
 
