@@ -34,7 +34,7 @@ HARMLESS = "ResizeObserver loop completed with undelivered notifications"
 """MLflow's page passes this notice of the browser on as an error: a size changed while sizes were told."""
 ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 """MLflow opens its assistant beside the first page a browser ever sees of it on 127.0.0.1, and not again."""
-MILLISECONDS = 120_000
+MILLISECONDS = 60_000
 """Patience with a machine that does much else."""
 
 
@@ -67,14 +67,17 @@ class Reader:
     complaints: list[str] = field(default_factory=list)
 
     def open(self, address: str) -> Page:
-        """A new page, looked after from its first request."""
+        """A new page."""
         page = self.context.new_page()
+        page.goto(address, timeout=MILLISECONDS)
+        return page
+
+    def watch(self, page: Page) -> None:
+        """Look after a page, whoever opened it."""
         page.set_default_timeout(MILLISECONDS)
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: self._complain(said.text, said.location) if said.type == "error" else None)
-        page.goto(address, timeout=MILLISECONDS)
-        return page
 
     def _complain(self, text: str, location: object) -> None:
         if NO_ACCOUNTS in str(location) or HARMLESS in text:
@@ -102,7 +105,9 @@ def reading(dark: bool = False, width: int = 1600, height: int = 1000) -> Iterat
             color_scheme="dark" if dark else "light",
         )
         context.add_init_script(f"try {{ {ASSISTANT} }} catch {{}}")
-        yield Reader(context)
+        reader = Reader(context)
+        context.on("page", reader.watch)
+        yield reader
         context.close()
 
 

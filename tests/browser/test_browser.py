@@ -188,7 +188,9 @@ def test_the_dashboard_is_sorted_filtered_and_leads_to_the_report(finished: Fini
     page.get_by_text("Parent run", exact=True).wait_for()
     page.get_by_text("train/loss", exact=True).first.wait_for()
     picture(page, "mlflow-trial")
-    page.get_by_role("link", name="Report", exact=True).click()
+    with reader.context.expect_page() as opened:
+        page.get_by_role("link", name="Report", exact=True).click()
+    page = opened.value
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name="Comparison").wait_for()
     report.locator("#table thead th button").first.click()
