@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-servers test-browser test-tritons test-gpu check bench bench-kernels bench-data bench-models bench-orchestration bench-collate dashboard clean
+.PHONY: help install quickstart test test-faults test-slurm test-servers test-browser test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-models bench-orchestration bench-collate bench-trainer dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -60,11 +60,19 @@ test-tritons: install ## Compile the Triton kernels without a GPU, with the inst
 test-gpu: install ## Run the tests that need a CUDA GPU
 	$(BIN)/python -m pytest -rs -m gpu tests $(ARGS)
 
+test-latex: install ## Compile the tables of a report with pdflatex (Debian: texlive-latex-recommended)
+	$(BIN)/python -m pytest -rs tests/analysis/test_latex.py $(ARGS)
+
 check: install ## Lint, formatting, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo --no-cache
+
+# No notice of MkDocs 2, which the range in pyproject.toml keeps out.
+docs: install ## Build the docs site into build/site; broken links and addresses of other hosts fail it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "Open build/site/index.html, or, to search too: $(BIN)/python -m http.server -b 127.0.0.1 -d build/site"
 
 bench: install ## Time the chunked recurrence against its reference on this CPU
 	$(BIN)/python -m benchmarks.chunk_cpu $(ARGS)
@@ -74,6 +82,9 @@ bench-kernels: install ## Time the kernels on this GPU beside flash-linear-atten
 
 bench-data: install ## Time preparing and reading texts on this CPU
 	$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-trainer: install ## Time the training loop with and without logging, checkpoints and batches made ahead
+	$(BIN)/python -m benchmarks.trainer $(ARGS)
 
 bench-models: install ## Time training and decoding of every system, on a GPU if one is here (ARGS="--device cuda")
 	$(BIN)/python -m benchmarks.models $(ARGS)

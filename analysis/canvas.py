@@ -1,12 +1,18 @@
-"""What every picture shares: style, size, and how it becomes a file. No pyplot, so nothing global is touched."""
+"""What every picture shares: style, size, and how it becomes a file. No pyplot, so nothing global is touched.
+
+Pictures are drawn for white paper. An SVG carries a style sheet that a browser applies on a dark screen (never in
+print): it gives every colour used here the one that is read on dark paper.
+"""
 
 import io
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.collate import Metric
+from analysis.palette import DARK_HUES, HUES, PLAIN
 from deltalab.spec.study import Goal
 
 if TYPE_CHECKING:
@@ -15,6 +21,17 @@ if TYPE_CHECKING:
 DPI = 160
 WIDTH = 9.0
 """Inches."""
+PAPER, INK, AXIS, RULE, BAND = "#ffffff", "#1b1f24", "#888888", "#e4e4e4", "#f5f5f5"
+DARK = {
+    **dict(zip(HUES, DARK_HUES, strict=True)),
+    PLAIN: "#9aa4af",
+    PAPER: "#14181d",
+    INK: "#e6e9ed",
+    AXIS: "#76808b",
+    RULE: "#2b323a",
+    BAND: "#1c2229",
+}
+"""Colour on white paper → the same on dark paper."""
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -23,13 +40,20 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
+    "axes.edgecolor": AXIS,
+    "axes.facecolor": PAPER,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "figure.facecolor": PAPER,
+    "text.color": INK,
+    "text.parse_math": False,  # a name may have dollars in it
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
+    "grid.color": RULE,
     "grid.linewidth": 0.8,
-    "xtick.color": "#444444",
-    "ytick.color": "#222222",
+    "xtick.color": PLAIN,
+    "xtick.labelcolor": PLAIN,
+    "ytick.color": INK,
     "legend.frameon": False,
     "figure.dpi": DPI,
     "svg.hashsalt": "deltalab",
@@ -70,10 +94,29 @@ def develop(figure: "Figure", name: str, title: str, caption: str) -> Picture:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     png, svg = io.BytesIO(), io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    figure.set_layout_engine("none")  # solved by now
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    return Picture(name=name, title=title, caption=caption, png=png.getvalue(), svg=svg.getvalue().decode())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name's, drawn as a box
+        FigureCanvasAgg(figure).print_png(png)
+        figure.set_layout_engine("none")  # solved by now
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    text = svg.getvalue().decode().replace("</style>", f"{_dark_rules()}</style>", 1)
+    return Picture(name=name, title=title, caption=caption, png=png.getvalue(), svg=text)
+
+
+def room_for(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of an axis that shows all values; intervals that reach further are cut."""
+    width = (max(values) - min(values)) or abs(max(values)) or 1.0
+    return min(values) - 0.15 * width, max(values) + 0.15 * width
+
+
+def _dark_rules() -> str:
+    """Colours are written into every element, so the rules find elements by their colour and overrule it."""
+    rules = [
+        f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for kind in ("fill", "stroke")
+    ]
+    return "@media screen and (prefers-color-scheme: dark){" + "".join(rules) + "}"
 
 
 def axis_label(metric: Metric) -> str:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.budget import Budget, Unit, chosen
 from analysis.curves import Piece, curves_of
 from analysis.trial_sources import Source, Told, from_journals, from_mlflow
 from deltalab.errors import UsageError
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord, StudyRecord
@@ -28,6 +30,9 @@ from deltalab.wording import level_label
 
 SLICE = re.compile(r"^(?P<whole>.+)/(?P<first>\d+)-(?P<last>\d+)$")
 """A metric of some positions of the sequence, e.g. ``eval/accuracy/33-64``."""
+BY_LENGTH = re.compile(r"^(?P<task>[^/]+/[^/]+)/(?P<length>\d+)(?P<rest>(/[^/]+)?)/accuracy$")
+"""What an evaluation measured of a task at a length, e.g. ``small/parity/128/accuracy``."""
+SPEED = "train/tokens_per_second"
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 HIGHER_IS_BETTER = ("accuracy", "tokens_per_second")
 
@@ -61,9 +66,11 @@ class Results:
         metrics: the metrics compared, the primary one first.
         trials: a row per cell and seed (see the top of this file); ``started`` in seconds since the epoch, ``seconds``
             of running time, ``commit``, ``dirty`` and ``hardware`` of the trial's own provenance, ``tokens`` it was
-            trained on until now.
-        curves: values by step; only of the compared metrics, losses and position slices. ``compared`` is true of the
-            value that ``trials`` has.
+            trained on until now, ``tokens_per_second`` in training (median).
+        tuning: a row per cell, value tried and seed of a study that tunes: ``cell``, ``tried`` (``train.lr=1e-3``),
+            ``seed``, ``trial``, ``state``, ``value`` of the metric that decides, of completed trials.
+        curves: values by step; only of the compared metrics, losses, position slices and tasks by length.
+            ``compared`` is true of the value that ``trials`` has.
         logged: names of all metrics that were logged.
         budget: what every trial is compared at; None compares completed trials at their ends.
     """
@@ -74,6 +81,7 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     logged: list[str]
+    tuning: pd.DataFrame
     budget: Budget | None = None
 
     @property
@@ -190,22 +198,32 @@ def collate(
         MirrorFailed: MLflow could not be reached.
     """
     record = ledger.read_study(runs, study)
+    if (measured := measured_study(study)) != study:
+        raise UsageError(
+            f"study={study}: its trials are evaluations; allowed is {measured}, whose trials they measured"
+        )
     planned = [
         (cell, seed, trial) for cell in record.cells if cell.excluded is None for seed, trial in cell.trials.items()
     ]
+    tried = [
+        (cell.name, value, seed, trial)
+        for cell in record.cells
+        for value, trials in cell.tuning.items()
+        for seed, trial in trials.items()
+    ]
     if not planned:
         raise UsageError(f"study={study}: it has no trial to compare")
-    trials = list(dict.fromkeys(trial for *_, trial in planned))
+    trials = list(dict.fromkeys([*(trial for *_, trial in planned), *(trial for *_, trial in tried)]))
     if source is Source.journals:
         told = dict(zip(trials, from_journals(runs, trials), strict=True))
     elif budget is not None and budget.unit is Unit.seconds:
         raise UsageError(f"--at {budget}: MLflow knows no running times; allowed from there is step=N or tokens=N")
     else:
         told = from_mlflow(runs, study, trials)
-    logged = sorted({name for one in told.values() for name in one.history.points})
+    logged = sorted({name for *_, trial in planned for name in told[trial].history.points})
     metrics = _choose(record.study.get("metrics") or {}, asked or [], logged)
     wanted = {metric.name for metric in metrics}
-    wanted |= {name for name in logged if name.endswith("/loss") or SLICE.match(name)}
+    wanted |= {n for n in logged if n.endswith("/loss") or SLICE.match(n) or BY_LENGTH.match(n)}
     rows: list[dict[str, Any]] = []
     pieces: list[Piece] = []
     for cell, seed, trial in planned:
@@ -219,8 +237,21 @@ def collate(
         trials=pd.DataFrame(rows),
         curves=curves_of(pieces),
         logged=logged,
+        tuning=_tuning(tried, told, (record.study.get("tune") or {}).get("metric", "")),
         budget=budget,
     )
+
+
+def _tuning(tried: list[tuple[str, str, int, str]], told: dict[str, Told], metric: str) -> pd.DataFrame:
+    """What was found of the values that tuning tried, at the ends of completed trials."""
+    rows = []
+    for cell, value, seed, trial in tried:
+        points, record = told[trial].history.points.get(metric), told[trial].history.record
+        done = points is not None and record.state is State.completed
+        place = chosen(points, None, record.step, told[trial].tokens_per_step) if points is not None and done else None
+        found = math.nan if points is None or place is None else float(points.value[place])
+        rows.append((cell, value, seed, trial, record.state.value, found))
+    return pd.DataFrame(rows, columns=["cell", "tried", "seed", "trial", "state", "value"])
 
 
 def _choose(own: dict[str, str], asked: list[str], logged: list[str]) -> list[Metric]:
@@ -281,8 +312,16 @@ def _row(
         "tokens": record.step * told.tokens_per_step,
         "started": math.nan if record.started is None else record.started,
         "seconds": record.seconds,
+        "tokens_per_second": _speed(told),
         "error": str(record.details.get("error") or ""),
+        "early": record.early or "",
         **{key: told.provenance.get(key) for key in ("commit", "dirty", "hardware")},
         "compared": _compared(told, budget),
         **{name: values.get(name, math.nan) for name in metrics},
     }
+
+
+def _speed(told: Told) -> float:
+    """Median of the speeds logged in training; the first one, which compiles and warms up, weighs little in it."""
+    points = told.history.points.get(SPEED)
+    return math.nan if points is None or not points.value.size else float(np.nanmedian(points.value))

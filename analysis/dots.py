@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from analysis.canvas import WIDTH, Picture, axis_label, develop
+from analysis.canvas import AXIS, BAND, PAPER, WIDTH, Picture, axis_label, develop
 from analysis.collate import Metric, Results
 from analysis.numbers import p_value
-from analysis.palette import level_color, looks
+from analysis.palette import PLAIN, level_color, looks
 from analysis.statistics import Estimate, Summary
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Row:
     estimate: Estimate
     color: str
     marker: str = "o"
+    hollow: bool = False
     seeds: list[float] = field(default_factory=list)
     remark: str = ""
     rule: bool = False
@@ -50,6 +51,7 @@ def values_picture(results: Results, metric: Metric, summary: Summary) -> Pictur
             estimate=summary.estimates[cell.name],
             color=look[cell.name].color,
             marker=look[cell.name].marker,
+            hollow=look[cell.name].hollow,
             seeds=list(values[cell.name].values()),
         )
         for cell in results.cells
@@ -78,6 +80,7 @@ def differences_picture(results: Results, metric: Metric, summary: Summary) -> P
                 estimate=found.estimate,
                 color=look[cell.name].color,
                 marker=look[cell.name].marker,
+                hollow=look[cell.name].hollow,
                 seeds=list(found.per_seed.values()),
                 remark="" if math.isnan(found.holm) else p_value(found.holm),
             )
@@ -128,14 +131,14 @@ def _draw(rows: list[Row], label: str, line: float | None, *, name: str, title: 
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
     if line is not None:
-        axes.axvline(line, color="#555555", linewidth=1.2, zorder=1)
+        axes.axvline(line, color=PLAIN, linewidth=1.2, zorder=1)
     left, right = _limits(rows, [] if line is None else [line])
     axes.set_xlim(left, right)
     for place, row in enumerate(rows):
         if place % 2 == 0:
-            axes.axhspan(place - 0.5, place + 0.5, color="#F5F5F5", linewidth=0, zorder=0)
+            axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)
         if row.rule:
-            axes.axhline(place - 0.5, color="#AAAAAA", linewidth=0.8)
+            axes.axhline(place - 0.5, color=AXIS, linewidth=0.8)
         _draw_row(axes, place, row, left, right)
     if any(row.remark for row in rows):
         _remark(axes, -0.5, "p (Holm)", "bottom")
@@ -154,13 +157,14 @@ def _draw_row(axes: "Axes", place: int, row: Row, left: float, right: float) -> 
             if beyond:
                 axes.plot([edge], [place], arrow, color=color, markersize=7, zorder=5)
     if found.n:
-        axes.plot([found.mean], [place], row.marker, color=color, markersize=8, markeredgecolor="white", zorder=4)
+        face, edge = (PAPER, color) if row.hollow else (color, PAPER)
+        axes.plot([found.mean], [place], row.marker, markersize=8, color=face, markeredgecolor=edge, zorder=4)
     if row.remark:
         _remark(axes, place, row.remark, "center_baseline")
 
 
 def _remark(axes: "Axes", place: float, text: str, align: str) -> None:
-    axes.text(1.012, place, text, transform=axes.get_yaxis_transform(), va=align, fontsize=9, color="#444444")
+    axes.text(1.012, place, text, transform=axes.get_yaxis_transform(), va=align, fontsize=9, color=PLAIN)
 
 
 def _limits(rows: list[Row], also: list[float]) -> tuple[float, float]:

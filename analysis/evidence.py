@@ -29,12 +29,21 @@ def contributions_table(results: Results, summaries: dict[str, Summary]) -> Tabl
     return Table(title="Contributions", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
 
 
+TESTED = {
+    "blocks": "Complete metrics: analysis of variance with the seed as a block.",
+    "mixed": "Metrics that lack values: mixed model (REML) with the seed as a random effect, over all values; "
+    "F by Wald's statistic, with the degrees of freedom of the block design.",
+}
+"""Which model a metric's terms were tested in."""
+
+
 def variance_table(results: Results) -> Table | None:
-    """F-tests of factors and interactions; None where no metric has a complete factorial in two seeds."""
-    rows = []
+    """F-tests of factors and interactions; None where no metric has a value in every combination."""
+    rows, kinds = [], set()
     for metric in results.metrics:
         for term in variance_terms(results.values(metric.name), results.levels, results.factors):
             name = " × ".join(term.factors)
+            kinds.add(term.kind)
             rows.append(
                 [
                     Item(text=metric.label, sort=metric.name),
@@ -48,11 +57,9 @@ def variance_table(results: Results) -> Table | None:
     if not rows:
         return None
     columns = _columns("metric", "term", "F", "df", "p", "partial η²", left=2)
-    remark = (
-        "Analysis of variance with the seed as a block, noise pooled over all cells, over the seeds that every cell "
-        "has; interactions of two factors at most, p not corrected for the number of terms."
-    )
-    return Table(title="Analysis of variance", columns=columns, rows=rows, remarks=[remark])
+    said = [TESTED[kind] for kind in TESTED if kind in kinds]
+    said.append("Noise pooled over all cells; interactions of two factors at most, p not corrected for their number.")
+    return Table(title="Analysis of variance", columns=columns, rows=rows, remarks=said)
 
 
 def precision_table(results: Results, summaries: dict[str, Summary]) -> Table | None:

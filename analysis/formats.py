@@ -1,6 +1,7 @@
 """A table as text: for the terminal (Rich), Markdown and LaTeX. ``report`` makes the HTML, ``raw`` the CSV."""
 
 import re
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.text import Text
 from analysis.tables import Column, Item, Table
 
 SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+BEYOND_LATIN = 0x0180
 UNBOUNDED = 10_000
 """Columns of a terminal on which every table fits."""
 TONES = {"": "", "better": "green", "worse": "red"}
@@ -30,6 +32,14 @@ LATEX = {
     "₀": r"$_0$",
     "–": "--",
     "…": r"\dots{}",
+    "²": "$^2$",
+    "√": r"$\surd$",
+    "σ": r"$\sigma$",
+    "χ": r"$\chi$",
+    "η": r"$\eta$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
     "[": "{[}",  # after a line's end it would be taken for an argument
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
@@ -93,9 +103,19 @@ def to_latex(table: Table, label: str) -> str:
     return "\n".join([*lines, "\\end{table}"]) + "\n"
 
 
+def to_latex_file(tables: Sequence[Table], label: str) -> str:
+    """Several tables, their labels numbered from the second on."""
+    return "\n".join(to_latex(table, f"{label}-{n}" if n else label) for n, table in enumerate(tables))
+
+
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(LATEX.get(character, character) for character in text)
+    """Text that LaTeX prints as it is, in one line; a character that its fonts lack as its number in Unicode."""
+    return "".join(LATEX.get(character) or _printed(character) for character in _one_line(text))
+
+
+def _printed(character: str) -> str:
+    """Latin letters as they are, which pdflatex knows without a package."""
+    return character if character.isprintable() and ord(character) < BEYOND_LATIN else f"U+{ord(character):04X}"
 
 
 def superscript(marks: tuple[str, ...]) -> str:

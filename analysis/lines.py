@@ -1,10 +1,11 @@
-"""Line plots: loss over training, accuracy by position. A panel per level of a two-factor study's second factor."""
+"""Line plots: loss over training, accuracy by position or gap. A panel per combination of the factors that colours do
+not tell."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.canvas import WIDTH, Picture, develop
+from analysis.canvas import PAPER, WIDTH, Picture, develop, room_for
 from analysis.collate import SLICE, Results
 from analysis.palette import looks
 from analysis.statistics import estimate
@@ -20,6 +21,12 @@ MOST_POINTS = 300
 """A curve with more points is averaged over stretches of steps."""
 MOST_TICKS = 12
 """Position labels beside each other before they are slanted."""
+SLICED = {
+    "gap": "gap between binding and question",
+    "depth": "depth of the needle, percent",
+    "order": "place in the order",
+}
+"""Last part of a sliced metric's name → what its slices are ranges of; positions in the sequence otherwise."""
 ENDED = (State.diverged.value, State.failed.value)
 VANISHED = 1 / 50
 """The share of its start below which a loss is read on a logarithmic scale."""
@@ -47,7 +54,8 @@ def slices_of(results: Results) -> tuple[str, list[str]] | None:
 
 
 def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
-    """Mean and interval by position in the sequence."""
+    """Mean and interval by position in the sequence, by gap, by whatever the slices are ranges of."""
+    of = SLICED.get(whole.rpartition("/")[2], "position in the sequence")
     look = looks(results)
     legends = list(dict.fromkeys(style.legend for style in look.values()))
     step = min(0.05, 0.5 / len(legends))
@@ -62,26 +70,29 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
         means = [one.mean for one in found]
         axes = panels[style.facet]
         axes.errorbar(x, means, halves, color=style.color, linewidth=1.1, fmt="none", alpha=0.5)
-        axes.plot(x, means, style.line, marker="o", markersize=5, color=style.color)
+        inside = PAPER if style.hollow else style.color
+        axes.plot(x, means, style.line, marker="o", markersize=5, color=style.color, markerfacecolor=inside)
     ticks = [name.removeprefix(f"{whole}/").replace("-", "–") for name in names]
     crowded = len(names) * min(3, len(panels)) > MOST_TICKS
     for axes in panels.values():
         axes.set_xticks(range(len(names)), ticks, rotation=45 if crowded else 0)
         axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.set_xlabel("positions in the sequence")
+        axes.set_xlabel(of)
     values = [value for cells in by_slice.values() for seeds in cells.values() for value in seeds.values()]
     _finish(results, figure, panels, whole, values)
     return develop(
         figure,
         "slices",
-        f"{whole} by position",
-        "Mean over completed seeds by position in the sequence, with its 95 % t-interval (cut where it leaves the "
-        "picture); variants are shifted sideways to be told apart.",
+        f"{whole} by {of.split()[0]}",
+        f"Mean over completed seeds by {of}, with its 95 % t-interval (cut where it leaves the picture); cells are "
+        "shifted sideways to be told apart.",
     )
 
 
 def curves_picture(results: Results, metric: str) -> Picture:
     """Mean over completed seeds with a band, and the other seeds as they are."""
+    from matplotlib.ticker import LogFormatter
+
     look = looks(results)
     rows = results.curves[results.curves["metric"] == metric]
     figure, panels = _panels(results)
@@ -104,6 +115,8 @@ def curves_picture(results: Results, metric: str) -> Picture:
         axes.set_xlabel("step")
         if ends and 0 < sorted(ends)[len(ends) // 2] < VANISHED * max(starts) and min(ends) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     _finish(results, figure, panels, metric)
     return develop(
         figure,
@@ -155,8 +168,7 @@ def _finish(results: Results, figure: "Figure", panels: "Panels", label: str, va
     first = next(iter(panels.values()))
     first.set_ylabel(label)
     if values:
-        width = (max(values) - min(values)) or abs(max(values)) or 1.0
-        first.set_ylim(min(values) - 0.15 * width, max(values) + 0.15 * width)
+        first.set_ylim(*room_for(values))
     styles = {look.legend: look for look in looks(results).values()}
     handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2) for look in styles.values()]
     columns = max(1, min(len(styles), int(100 / (max(map(len, styles)) + 8))))

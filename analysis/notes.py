@@ -59,6 +59,16 @@ def ended_later(results: Results, cell: CellRecord) -> str:
     return f"after {results.budget.words}: {', '.join(parts)}" if results.budget and parts else ""
 
 
+def ended_early(results: Results, cell: CellRecord) -> str:
+    """Compared seeds that a limit ended before their last step."""
+    rows = results.trials[results.trials["compared"]]
+    limited = defaultdict(list)
+    for seed, limit in sorted(map(tuple, rows.loc[rows["cell"] == cell.name, ["seed", "early"]].to_numpy().tolist())):
+        if limit:
+            limited[limit].append(seed)
+    return ", ".join(f"{seeds_in_words(seeds)} ended early by {limit}" for limit, seeds in limited.items())
+
+
 def unequal_tokens(results: Results, cell: CellRecord) -> str:
     """Seeds that were trained on another number of tokens than most of the study's, where their ends are compared."""
     if results.budget is not None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.pooled import Kind, fit_effects
 from analysis.statistics import LEVEL, NAN, ROUNDING, Values
 
 POWER = 0.8
@@ -59,6 +60,7 @@ class Term:
         df: degrees of freedom of the term and of the residuals.
         p: of no effect.
         share: partial η², the term's part of the variance that is not the other terms'.
+        kind: the model that it was tested in, see ``pooled``.
     """
 
     factors: tuple[str, ...]
@@ -66,6 +68,7 @@ class Term:
     df: tuple[int, int]
     p: float
     share: float
+    kind: Kind
 
 
 def precision(values: Values, margin: float | None = None) -> Precision:
@@ -127,32 +130,35 @@ def seeds_needed(difference: float, spread: float, alpha: float = 1 - LEVEL) -> 
 def variance_terms(
     values: Values, levels: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
 ) -> list[Term]:
-    """F-tests of every factor and pair of factors; none unless all combinations are there in two seeds or more.
+    """F-tests of every factor and pair of factors; none unless all combinations have values, of two seeds or more.
 
     Args:
         values: cell → seed → value.
         levels: cell → a level per factor.
         factors: factor → its levels in order.
     """
+    from scipy import stats
+
     varied = {factor: list(known) for factor, known in factors.items() if len(known) > 1}
-    x = _complete({cell: values[cell] for cell in levels})
-    cells, seeds = x.shape
+    seeds = sorted(set().union(*(values[cell] for cell in levels)))
     whole = math.prod(len(known) for known in varied.values())
-    if len(varied) < 2 or cells != whole or cells != len(levels) or seeds < 2:
+    if len(varied) < 2 or len(levels) != whole or not all(values[cell] for cell in levels):
         return []
-    columns, blocks = _columns(levels, varied, seeds), _blocks(cells, seeds)
-    fit = _fit(np.hstack([blocks, *columns.values()]), x.ravel())
-    if not fit.df_resid or not _noise(fit, x):
+    there = np.array([[seed in values[cell] for seed in seeds] for cell in levels]).ravel()
+    columns = _columns(levels, varied, len(seeds))
+    x = np.array([values[cell][seed] for cell in levels for seed in seeds if seed in values[cell]])
+    design = np.hstack([np.ones((there.size, 1)), *columns.values()])[there]
+    fit = fit_effects(design, np.tile(np.arange(len(seeds)), len(levels))[there], x)
+    if fit is None:
         return []
-    terms, place = [], blocks.shape[1]
+    terms, place = [], 1
     for names, block in columns.items():
         width = block.shape[1]
-        picked = np.zeros((width, len(fit.params)))
-        picked[range(width), range(place, place + width)] = 1.0
-        test = fit.f_test(picked)
-        f, rest = float(test.fvalue), int(fit.df_resid)
-        share = f * width / (f * width + rest)
-        terms.append(Term(factors=names, f=f, df=(width, rest), p=float(test.pvalue), share=share))
+        picked = slice(place, place + width)
+        test = fit.effects[picked] @ np.linalg.solve(fit.covariance[picked, picked], fit.effects[picked])
+        f, share = float(test) / width, float(test / (test + fit.df))
+        p = float(stats.f.sf(f, width, fit.df))
+        terms.append(Term(factors=names, f=f, df=(width, fit.df), p=p, share=share, kind=fit.kind))
         place += width
     return terms
 

@@ -1,12 +1,14 @@
 """The statistics in full precision, for CSV and JSON: empty where a number cannot be given."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis import notes
 from analysis.collate import Results
+from analysis.pooled import Interval
 from analysis.statistics import Estimate, Summary
 from analysis.tables import Table, effect_label
 from deltalab.study.ledger import CellRecord
@@ -14,6 +16,7 @@ from deltalab.track.journal import State
 
 EFFECT_COLUMNS = [
     "metric", "kind", "effect", "estimate", "low", "high", "sd", "seeds", "combinations", "combinations_left_out",
+    "pooled", "pooled_low", "pooled_high", "pooled_by",
 ]  # fmt: skip
 
 
@@ -27,7 +30,9 @@ def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> st
     rows = json.loads(raw_table(results, summaries).to_json(orient="records", double_precision=15) or "[]")
     said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
     budget = str(results.budget) if results.budget else None
-    return json.dumps({"study": results.record.name, "at": budget, "cells": rows, **said}, indent=1) + "\n"
+    trials = {cell.name: cell.trials for cell in results.cells}
+    plain = {"study": results.record.name, "at": budget, "cells": rows, "trials": trials, **said}
+    return json.dumps(plain, indent=1) + "\n"
 
 
 def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:
@@ -58,10 +63,18 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
                 f"{metric}:p": against.p if against else None,
                 f"{metric}:p_holm": against.holm if against else None,
                 f"{metric}:hedges_g_z": against.g if against else None,
+                **_pooled(f"{metric}:pooled", summary, {cell.name: 1.0, results.baseline: -1.0} if against else {}),
             }
-    said = (notes.missing_seeds, notes.ended_later, notes.unequal_tokens)
+    said = (notes.missing_seeds, notes.ended_later, notes.ended_early, notes.unequal_tokens)
     row["notes"] = "; ".join(filter(None, (note(results, cell) for note in said)))
     return row
+
+
+def _pooled(name: str, summary: Summary, weights: Mapping[str, float]) -> dict[str, Any]:
+    """A contrast with pooled noise, and the model it is of."""
+    found = summary.model.contrast(weights) if summary.model is not None else Interval()
+    kind = summary.model.kind if summary.model is not None and weights else None
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_by": kind}
 
 
 def raw_effects(summaries: dict[str, Summary]) -> pd.DataFrame:
@@ -78,6 +91,7 @@ def raw_effects(summaries: dict[str, Summary]) -> pd.DataFrame:
             "seeds": effect.estimate.n,
             "combinations": len(effect.averaged),
             "combinations_left_out": len(effect.left_out),
+            **_pooled("pooled", summary, effect.contrast),
         }
         for metric, summary in summaries.items()
         for effect in summary.effects

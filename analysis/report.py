@@ -1,23 +1,31 @@
 """The report of a study: one self-contained HTML page, the same in Markdown, and every table and picture as a file.
 
 STUDY/report/  table.md  table.csv  table.json  table.tex  trials.csv  effects.csv  report.md  report.html
-               figures/*.png  figures/*.svg
+               cross.md  cross.tex  rates.md  rates.tex  figures/*.png  figures/*.svg
 """
 
 import base64
 import math
+import re
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis import formats, raw
 from analysis.canvas import Picture
 from analysis.collate import Results
+from analysis.crossing import crossing_tables
 from analysis.evidence import contributions_table, margin_remark, precision_table, variance_table
 from analysis.figures import draw_all
+from analysis.layout import Layout
 from analysis.numbers import duration, number
-from analysis.sources import commits, day, hardware, provenance_line
+from analysis.plan_table import plan_table
+from analysis.rates import rates_table, sensitivity
+from analysis.sources import commits, day, hardware, ran
 from analysis.statistics import Summary
 from analysis.tables import SIGNIFICANT, Table, comparison_table, differences_table, effects_table, places_of
 from analysis.trials import trials_table, unfinished_table
@@ -25,6 +33,9 @@ from deltalab.study import ledger
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
 from deltalab.wording import many
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 RUNS = Path("runs")
@@ -38,7 +49,10 @@ class Report:
     Attributes:
         brief: the result in a sentence or two.
         facts: (what, value) of the design.
+        plan: every cell with what it sets and its size.
         table: the comparison.
+        crossed: a table per pair of crossed factors.
+        rates: the sensitivity to the learning rate, or None where the study varies and tunes none.
         differences: every metric's differences, or None with a single cell.
         effects: or None with a single factor, where effects are the differences.
         contributions: or None unless the design leaves factors out.
@@ -50,19 +64,42 @@ class Report:
     """
 
     results: Results
+    summaries: dict[str, Summary]
     brief: str
     facts: list[tuple[str, str]]
+    plan: Table
     table: Table
+    crossed: list[Table]
+    rates: Table | None
     differences: Table | None
     effects: Table | None
     contributions: Table | None
     variance: Table | None
     precision: Table | None
-    pictures: list[Picture]
     unfinished: Table | None
     trials: Table
     commands: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Drawn when they are first asked for, which takes longer than everything else."""
+        return draw_all(self.results, self.summaries)
+
+    @property
+    def layouts(self) -> dict[Layout, list[Table]]:
+        """The layouts that the study has something for."""
+        found = {
+            Layout.cells: [self.table],
+            Layout.cross: self.crossed,
+            Layout.rates: [self.rates] if self.rates else [],
+        }
+        return {layout: tables for layout, tables in found.items() if tables}
+
+    @property
+    def unfinished_trials(self) -> int:
+        """Trials that may still bring something."""
+        return sum(n for state, n in self.results.count().items() if not State(state).terminal)
 
     @property
     def question(self) -> str:
@@ -70,24 +107,27 @@ class Report:
 
 
 def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence[str] = ()) -> Report:
-    """Everything the pages say, pictures drawn.
+    """Everything the pages say.
 
     Args:
         asked: the options that the user gave, for the command that repeats this report.
     """
-    several = len(results.cells) > 1
+    several, rates = len(results.cells) > 1, sensitivity(results)
     has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
     return Report(
         results=results,
+        summaries=summaries,
         brief=brief(results, summaries),
         facts=_facts(results),
+        plan=plan_table(results),
         table=comparison_table(results, summaries),
+        crossed=crossing_tables(results),
+        rates=rates_table(rates) if rates else None,
         differences=differences_table(results, summaries) if several else None,
         effects=effects_table(results, summaries) if has_effects else None,
         contributions=contributions_table(results, summaries),
         variance=variance_table(results),
         precision=precision_table(results, summaries),
-        pictures=draw_all(results, summaries),
         unfinished=unfinished_table(results),
         trials=trials_table(results),
         commands=_commands(results, asked),
@@ -156,7 +196,7 @@ def _named(results: Results, summaries: dict[str, Summary], names: Sequence[str]
 
 
 def write_report(report: Report, summaries: dict[str, Summary], folder: Path) -> list[Path]:
-    """Write every file of a report; figures of an earlier report that no longer exist are removed.
+    """Write every file of a report; pictures and layouts of an earlier report that no longer exist are removed.
 
     Returns:
         The paths, those a reader opens first in front.
@@ -172,38 +212,38 @@ def write_report(report: Report, summaries: dict[str, Summary], folder: Path) ->
         "trials.csv": report.results.trials.to_csv(index=False),
         "effects.csv": raw.raw_effects(summaries).to_csv(index=False),
     }
+    for layout, tables in report.layouts.items():
+        if layout is not Layout.cells:
+            texts[f"{layout.value}.md"] = "\n\n".join(_markdown_tables(*tables)) + "\n"
+            texts[f"{layout.value}.tex"] = formats.to_latex_file(tables, f"{report.results.record.name}-{layout.value}")
     for name, text in texts.items():
         write_atomic(folder / name, text)
     for picture in report.pictures:
         write_atomic(figures / f"{picture.name}.png", picture.png)
         write_atomic(figures / f"{picture.name}.svg", picture.svg)
     kept = {f"{picture.name}.{ending}" for picture in report.pictures for ending in ("png", "svg")}
-    for path in figures.glob("*"):
-        if path.suffix in (".png", ".svg") and path.name not in kept:
-            path.unlink()
+    stale = [path for path in figures.glob("*") if path.suffix in (".png", ".svg") and path.name not in kept]
+    for layout in Layout:
+        stale += [path for path in folder.glob(f"{layout.value}.*") if path.name not in texts]
+    for path in stale:
+        path.unlink()
     return [folder / name for name in texts] + [figures / name for name in sorted(kept)]
 
 
 def to_html(report: Report) -> str:
     """One page without any outside reference; every text is escaped by the template engine."""
-    import jinja2
-
-    engine = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    engine.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    engine.filters["sort_key"] = _sort_key
-    return engine.get_template("report.html.j2").render(
-        report=report,
-        name=report.results.record.name,
-        counts=[(state.value, n) for state in State if (n := report.results.count()[state.value])],
-        markdown=formats.to_markdown(report.table),
-        latex=formats.to_latex(report.table, report.results.record.name),
-        line=provenance_line(report.results),
+    return (
+        html_engine()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            name=report.results.record.name,
+            counts=[(state.value, n) for state in State if (n := report.results.count()[state.value])],
+            markdown=formats.to_markdown(report.table),
+            latex=formats.to_latex(report.table, report.results.record.name),
+            line=report.table.provenance,
+            now=f"{day(time.time())} {time.strftime('%H:%M', time.gmtime())} UTC",
+        )
     )
 
 
@@ -212,9 +252,16 @@ def to_markdown(report: Report) -> str:
     escape = formats.markdown_escape
     parts = [f"# {escape(report.results.record.name)}", escape(report.question), f"**{escape(report.brief)}**"]
     parts += ["\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.facts)]
+    parts += _markdown_tables(report.plan)
     parts += ["## Comparison", formats.to_markdown(report.table).rstrip()]
     parts += _markdown_tables(
-        report.differences, report.effects, report.contributions, report.variance, report.precision
+        *report.crossed,
+        report.rates,
+        report.differences,
+        report.effects,
+        report.contributions,
+        report.variance,
+        report.precision,
     )
     if report.pictures:
         parts.append("## Pictures")
@@ -226,6 +273,22 @@ def to_markdown(report: Report) -> str:
     parts += ["## Provenance", "\n".join(f"- {escape(what)}: {escape(value)}" for what, value in report.provenance)]
     parts += _markdown_tables(report.trials)
     return "\n\n".join(parts) + "\n"
+
+
+def html_engine() -> "jinja2.Environment":
+    """The template engine of all pages; it escapes every text."""
+    import jinja2
+
+    engine = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    engine.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    engine.filters["sort_key"] = _sort_key
+    return engine
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -246,7 +309,14 @@ def _commands(results: Results, asked: Sequence[str]) -> list[tuple[str, str]]:
     words = ["python", "-m", "analysis.compare", results.record.name]
     words += ["--runs", str(results.runs)] if results.runs != RUNS else []
     words += asked
-    return [("Run the study", results.record.command), ("Make this report", shlex.join(words))]
+    commit = str(results.record.provenance.get("commit", "unknown"))
+    got = [("Get the code", f"git checkout {commit}")] if re.fullmatch("[0-9a-f]{7,64}", commit) else []
+    return [
+        *got,
+        ("Install it", "python -m pip install -c constraints.txt -e ."),
+        ("Run the study", results.record.command),
+        ("Make this report", shlex.join(words)),
+    ]
 
 
 def _provenance(results: Results) -> list[tuple[str, str]]:
@@ -256,6 +326,7 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     dirty = any(of_trial is True for of_trial in [*alone["dirty"], launch.get("dirty")])
     found = [
         ("Launched", day(results.record.created)),
+        ("Ran", ran(results).removeprefix("ran ")),
         ("Commit", commits(results)),
         ("Local changes", "kept in runs/snapshots, under the digest in a trial's provenance.json" if dirty else "none"),
         ("Hardware", "; ".join(hardware(results))),

@@ -1,4 +1,4 @@
-"""Where the numbers come from: trials, commits, machines, packages."""
+"""Where the numbers come from: trials, commits, dates, machines, packages."""
 
 import time
 
@@ -8,7 +8,7 @@ from deltalab.wording import many
 
 
 def provenance_line(results: Results) -> str:
-    """Study, trials, commit, date and hardware in one line."""
+    """Study, trials, commit, dates and hardware in one line; ``trial_ids`` goes on from there."""
     states = results.count()
     counted = ", ".join(f"{states[state.value]} {state.value}" for state in State if states[state.value])
     parts = [
@@ -16,9 +16,32 @@ def provenance_line(results: Results) -> str:
         f"{many(sum(states.values()), 'trial')} ({counted})",
         f"commit {commits(results)}",
         f"launched {day(results.record.created)}",
+        ran(results),
         "; ".join(hardware(results)),
     ]
     return " · ".join(part for part in parts if part)
+
+
+SHORT, MOST_IDS = 8, 48
+"""Characters of a trial's id that are shown (its beginning names it in every command), and ids shown."""
+
+
+def trial_ids(results: Results) -> str:
+    """``trials 3f2a91c4, …``, by cell and seed."""
+    ids = [trial[:SHORT] for trial in dict.fromkeys(results.trials["trial"])]
+    more = f" and {len(ids) - MOST_IDS:,} more in trials.csv" if len(ids) > MOST_IDS else ""
+    return f"{'trial' if len(ids) == 1 else 'trials'} {', '.join(ids[:MOST_IDS])}{more}"
+
+
+def ran(results: Results) -> str:
+    """The days on which the trials ran; nothing before any has."""
+    trials = results.trials[results.trials["started"].notna()]
+    begun = [float(start) for start in trials["started"]]
+    if not begun:
+        return ""
+    ended = [start + float(took) for start, took in zip(begun, trials["seconds"], strict=True) if took >= 0]
+    first, last = day(min(begun)), day(max([*begun, *ended]))
+    return f"ran {first}" if first == last else f"ran {first} to {last}"
 
 
 def commits(results: Results) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from analysis.collate import Results
+    from analysis.pooled import Model
 
 Values = Mapping[str, Mapping[int, float]]
 """Cell → seed → value of one metric; a missing value is absent."""
@@ -97,6 +98,7 @@ class Effect:
         averaged: combinations of the other factors' levels that each seed's effect is the mean of.
         left_out: such combinations that lack a value in one of the seeds.
         per_seed: the effect in each seed that has a value in every averaged combination.
+        contrast: cell → weight, over every combination that has values, whatever the seeds.
     """
 
     levels: dict[str, str]
@@ -105,6 +107,7 @@ class Effect:
     averaged: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     per_seed: dict[int, float] = field(default_factory=dict)
+    contrast: Contrast = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ class Summary:
         contributions: group of factors → the full model minus the one that has these at the baseline's levels; only of
             leave-one-out designs.
         margin: the difference that matters, which ``same`` is tested against, or None.
+        model: of all cells together, for intervals with pooled noise; None where nothing can be fitted.
     """
 
     estimates: dict[str, Estimate]
@@ -127,6 +131,7 @@ class Summary:
     effects: list[Effect]
     contributions: dict[str, Difference] = field(default_factory=dict)
     margin: float | None = None
+    model: "Model | None" = None
 
 
 def summarise(results: "Results", margin: float | None = None) -> dict[str, Summary]:
@@ -135,6 +140,8 @@ def summarise(results: "Results", margin: float | None = None) -> dict[str, Summ
     Args:
         margin: a difference in the primary metric that matters, in its unit.
     """
+    from analysis.pooled import fit_cells
+
     summaries = {}
     for metric in results.metrics:
         values = results.values(metric.name)
@@ -147,6 +154,7 @@ def summarise(results: "Results", margin: float | None = None) -> dict[str, Summ
             effects=effects(values, results.levels, results.factors, results.baseline_levels),
             contributions=contributions(values, results.left_out),
             margin=of_metric,
+            model=fit_cells(values),
         )
     return summaries
 
@@ -342,7 +350,16 @@ def _effect(
         averaged=tuple(kept),
         left_out=tuple(name for name in contrasts if name not in kept),
         per_seed=per_seed,
+        contrast=_averaged([c for c in contrasts.values() if all(values[cell] for cell in c)]),
     )
+
+
+def _averaged(contrasts: Sequence[Contrast]) -> Contrast:
+    weights: Contrast = {}
+    for contrast in contrasts:
+        for cell, weight in contrast.items():
+            weights[cell] = weights.get(cell, 0.0) + weight / len(contrasts)
+    return weights
 
 
 def _combined(values: Values, contrast: Contrast, seed: int) -> float:

@@ -5,18 +5,22 @@ gated_delta_net_2  recurrent  57,636  1,024   0.564 ± 0.044      baseline
 kda                recurrent  57,720  1,024   0.551 ± 0.073      −0.013 [−0.08, +0.05]    1.000
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from analysis import notes
 from analysis.collate import Metric, Results
 from analysis.notes import Notes
-from analysis.numbers import count, decimals, mean_and_half, number, p_value, with_interval
-from analysis.sources import provenance_line
-from analysis.statistics import Difference, Effect, Summary
+from analysis.numbers import MISSING, count, decimals, mean_and_half, number, p_value, with_interval
+from analysis.pooled import FEW, Interval, Model, model_remark
+from analysis.sources import provenance_line, trial_ids
+from analysis.statistics import Difference, Effect, Estimate, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
 
+Key = TypeVar("Key")
 SIGNIFICANT = 0.05
 """Differences with a corrected p below this are coloured where the format has colours."""
 
@@ -76,7 +80,10 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     """A row per cell, the baseline first: levels, size, every metric, and the primary metric's difference."""
     book = Notes()
     places = places_of(results, summaries)
-    best = {metric.name: best_cells(metric, summaries[metric.name], places[metric.name]) for metric in results.metrics}
+    best = {
+        metric.name: best_of(summaries[metric.name].estimates, metric.goal, places[metric.name])
+        for metric in results.metrics
+    }
     show_seeds = any(notes.missing_seeds(results, cell) for cell in results.cells)
     primary = results.metrics[0]
     differences = summaries[primary.name].differences
@@ -85,7 +92,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
     rows = []
     for cell in results.cells:
         row = [Item(text=level, sort=level) for level in cell.levels.values()]
-        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.unequal_tokens)
+        said = (notes.same_trials, notes.tuned, notes.ended_later, notes.ended_early, notes.unequal_tokens)
         marks = tuple(mark for note in said for mark in book.mark(note(results, cell)))
         row[0] = Item(text=row[0].text, sort=row[0].sort, marks=marks)
         row += [_seeds_item(results, cell, book)] if show_seeds else []
@@ -106,7 +113,7 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
         rows=rows,
         notes=book.listed,
         remarks=notes.remarks(results, summaries),
-        provenance=provenance_line(results),
+        provenance=f"{provenance_line(results)} · {trial_ids(results)}",
     )
 
 
@@ -115,20 +122,21 @@ def places_of(results: Results, summaries: dict[str, Summary]) -> dict[str, int]
     return {metric.name: decimals(summaries[metric.name].estimates.values()) for metric in results.metrics}
 
 
-def best_cells(metric: Metric, summary: Summary, places: int) -> set[str]:
-    """Cells with the best mean as displayed, among those with the most values, so that none wins by losing seeds."""
-    most = max((found.n for found in summary.estimates.values()), default=0)
-    means = {cell: round(found.mean, places) for cell, found in summary.estimates.items() if found.n == most and most}
-    if metric.goal is None or len(summary.estimates) < 2 or not means:
+def best_of(estimates: Mapping[Key, Estimate], goal: Goal | None, places: int) -> set[Key]:
+    """Keys of the best mean as displayed, among those with the most values, so that none wins by losing seeds."""
+    most = max((found.n for found in estimates.values()), default=0)
+    means = {key: round(found.mean, places) for key, found in estimates.items() if found.n == most and most}
+    if goal is None or len(estimates) < 2 or not means:
         return set()
-    top = max(means.values()) if metric.goal is Goal.max else min(means.values())
-    return {cell for cell, mean in means.items() if mean == top}
+    top = max(means.values()) if goal is Goal.max else min(means.values())
+    return {key for key, mean in means.items() if mean == top}
 
 
 def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
     """Every metric's paired differences with effect size; a row per metric and cell."""
     book = Notes()
     places = places_of(results, summaries)
+    models = _models_shown(results, summaries)
     rows = []
     for metric in results.metrics:
         for cell in results.cells[1:]:
@@ -143,15 +151,18 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
                     Item(text=p_value(found.p), sort=found.p),
                     items[1],
                     Item(text=number(found.g, 2, signed=True), sort=found.g),
+                    *_pooled_items(models, metric, {cell.name: 1.0, results.baseline: -1.0}, places[metric.name]),
                 ]
             )
     titles = ["metric", "cell", "Δ from the baseline [95 %]", "pairs", "p", "p (Holm)", "Hedges' g_z"]
+    titles += ["pooled [95 %]"] if models else []
     remark = (
         "Paired by seed; p: paired t-test, p (Holm): corrected over all cells within a metric; g_z: Cohen's d_z with "
         "Hedges' exact small-sample factor, from three pairs on."
     )
     columns = [Column(title=title, part="cell", right=place > 1) for place, title in enumerate(titles)]
-    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=[remark])
+    remarks = [remark, *filter(None, [model_remark(list(models.values()))])]
+    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
 
 
 def effects_table(results: Results, summaries: dict[str, Summary], metrics: list[Metric] | None = None) -> Table:
@@ -159,6 +170,7 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
     book = Notes()
     metrics = results.metrics if metrics is None else metrics
     several = len(metrics) > 1
+    models = _models_shown(results, summaries)
     places = places_of(results, summaries)
     rows = []
     for metric in metrics:
@@ -170,11 +182,36 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
             row.append(Item(text=text, marks=note, sort=effect.estimate.mean))
             row.append(Item(text=str(effect.estimate.n), sort=effect.estimate.n))
             row.append(Item(text=_averaged(effect), sort=len(effect.averaged)))
+            row += _pooled_items(models, metric, effect.contrast, places[metric.name])
             rows.append(row)
     crossed = any(len(effect.levels) > 1 for metric in metrics for effect in summaries[metric.name].effects)
     titles = [*(["metric"] if several else []), "effect", "estimate [95 %]", "seeds", "averaged over"]
+    titles += ["pooled [95 %]"] if models else []
     columns = [Column(title=title, part="cell", right=place > several) for place, title in enumerate(titles)]
-    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=notes.effect_remarks(crossed))
+    remarks = [*notes.effect_remarks(crossed), *filter(None, [model_remark(list(models.values()))])]
+    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+
+
+def _models_shown(results: Results, summaries: dict[str, Summary]) -> dict[str, Model]:
+    """Metric → its model, where seeds are few, or missing, and cells several enough to learn from one another."""
+    found = {metric.name: summaries[metric.name].model for metric in results.metrics}
+    return {
+        name: model
+        for name, model in found.items()
+        if model is not None and len(model.cells) > 2 and (model.seeds <= FEW or model.kind == "mixed")
+    }
+
+
+def _pooled_items(models: Mapping[str, Model], metric: Metric, weights: Mapping[str, float], places: int) -> list[Item]:
+    """The contrast with pooled noise; no item where the table has no such column."""
+    if not models:
+        return []
+    model = models.get(metric.name)
+    found = model.contrast(weights) if model is not None else Interval()
+    if math.isnan(found.mean):
+        return [Item(text=MISSING, sort=None)]
+    ends = f"[{number(found.low, places, signed=True)}, {number(found.high, places, signed=True)}]"
+    return [Item(text=f"{number(found.mean, places, signed=True)} {ends}", sort=found.mean)]
 
 
 def effect_label(effect: Effect) -> str:

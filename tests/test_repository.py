@@ -219,20 +219,25 @@ class TestContinuousIntegration:
         assert steps == [
             "install",
             "check",
+            "docs",
             "test",
             "test-tritons",
             "test-faults",
             "test-servers",
             "test-browser",
+            "test-latex",
             "test-slurm",
         ]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
-    def test_the_cluster_is_tested_where_it_can_be_brought_up(self, tmp_path: Path, user: str, runs: bool) -> None:
+    def test_cluster_and_tex_are_tested_where_they_can_be_installed(
+        self, tmp_path: Path, user: str, runs: bool
+    ) -> None:
         (tmp_path / ".ci").mkdir()
         shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
         program(tmp_path / "bin/make", 'echo "$@" >> calls')
-        program(tmp_path / "bin/apt-get", "exit 1")
+        program(tmp_path / "bin/apt-get", "exit 1")  # TeX is there, so it is not asked
+        program(tmp_path / "bin/pdflatex", "exit 1")
         program(tmp_path / "bin/id", f"echo {user}")
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
         done = subprocess.run([tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
@@ -240,13 +245,15 @@ class TestContinuousIntegration:
         assert calls(tmp_path) == [
             "install",
             "check",
+            "docs",
             "test",
             "test-tritons",
             "test-faults",
             "test-servers",
             "test-browser",
-            *(["test-slurm"] if runs else []),
+            *(["test-latex", "test-slurm"] if runs else []),
         ]
+        assert ("make test-latex: left out, TeX is installed as root" in done.stdout) is not runs
         assert ("make test-slurm: left out, it installs Slurm" in done.stdout) is not runs
 
     def test_pre_commit_runs_what_the_environment_has(self) -> None:

@@ -18,6 +18,7 @@ from rich.prompt import Prompt
 
 from deltalab.command import run_app
 from deltalab.errors import NotFoundError
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
@@ -72,17 +73,45 @@ def plan(
 
 @app.command()
 def prepare(
-    overrides: Annotated[list[str], typer.Argument(help="Hydra overrides that choose a text: data=fineweb_edu.")],
+    overrides: Annotated[
+        list[str], typer.Argument(help="Hydra overrides: a text (data=fineweb_edu); hydra/launcher=slurm for an array.")
+    ],
+    runs: Runs = RUNS,
     shard: Annotated[
         str | None, typer.Option(help="i/n: make the i-th of n shares, each in a process or job of its own.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; a core each when left out.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is, in Slurm's queue too.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only hold what is there against its checksums.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a text into the tokens that trials train on; run again, it goes on where it was interrupted."""
-    from deltalab.data.prepare_command import run_prepare
+    from deltalab.dispatch.prepare_command import Request, run_prepare
 
-    run_prepare(overrides, shard, workers, as_json)
+    run_prepare(
+        Request(
+            overrides=overrides,
+            runs=runs.resolve(),
+            shard=shard,
+            workers=workers,
+            status=status,
+            verify=verify,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command("prepare-eval")
+def prepare_eval(
+    settings: Annotated[
+        list[str],
+        typer.Argument(help="out=DIR, and suite=table2|table3|table4|all."),
+    ],
+) -> None:
+    """Download the data sets of the paper's tables into a folder, for deltalab eval where no hub is reached."""
+    from deltalab.evals.prepare import run_prepare_eval
+
+    run_prepare_eval(settings)
 
 
 @app.command()
@@ -194,20 +223,21 @@ def sync(
     from deltalab.spec.tracking import refuse_uri
 
     refuse_uri("--uri", uri)
-    ledger.read_study(runs, study)
+    measured = measured_study(study)
+    ledger.read_study(runs, measured)
     from deltalab.dispatch.mirror import say_curves
     from deltalab.track.connection import quiet_mlflow
     from deltalab.track.mlflow import Mirror
     from deltalab.wording import many, without_password
 
     quiet_mlflow()
-    mirror = Mirror(runs, study, uri, fresh)
+    mirror = Mirror(runs, measured, uri, fresh)
     sent = mirror.sync()
     console = _console()
     console.print(
         f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
     )
-    say_curves(console, runs, study)
+    say_curves(console, runs, measured)
 
 
 @app.command()
@@ -225,6 +255,7 @@ def dashboard(
 
     refuse_uri("--uri", uri)
     if study is not None:
+        study = measured_study(study)
         ledger.read_study(runs, study)
     where = tracking_uri(runs, uri)
     running = base_of(where)
@@ -274,32 +305,47 @@ def generate(
 
 @app.command("eval")
 def evaluate(
-    trial: Annotated[str, typer.Argument(help=TRAINED)],
-    settings: Annotated[
+    what: Annotated[
         list[str],
-        typer.Argument(help="suite=table3|small, and task=, lengths=, samples=, batch_size=, add_bos=, haystack=."),
+        typer.Argument(
+            metavar="TRIAL... suite=SUITE [KEY=VALUE]...",
+            help="Completed trials as elsewhere, folders of one, whole studies; then settings: "
+            "suite=table2|table3|table4|small, and task=, lengths=, samples=, batch_size=, add_bos=, haystack=, "
+            "max_length=, data_dir=.",
+        ),
     ],
     runs: Runs = RUNS,
     study: Study = None,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
+    device: Annotated[Device | None, typer.Option(help="auto takes a GPU where there is one.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Of the weights; as trained when left out.")] = None,
+    launcher: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="How workers run, e.g. hydra/launcher=slurm; as the study ran when left out."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model on a suite; the journal keeps the results, and what it has is not measured again."""
-    from deltalab.spec.suite import read_settings
+    """Measure trained models on a suite; their journals keep the results, and what they have is not measured again.
 
+    One trial is measured here, several, or a study, by workers: a task of a trial at a time, on as many GPUs or Slurm
+    tasks as the launcher has."""
+    from deltalab.spec.suite import read_settings, split_settings
+
+    trials, settings = split_settings(what)
     suite = read_settings(settings)
     from deltalab.exchange.evaluate import Request, run_eval
 
-    run_eval(
-        Request(
-            trial=trial,
-            runs=runs,
-            study=study,
-            suite=suite,
-            device=device,
-            dtype=dtype and dtype.value,
-            as_json=as_json,
+    raise typer.Exit(
+        run_eval(
+            Request(
+                trials=trials,
+                runs=runs,
+                study=study,
+                suite=suite,
+                device=device,
+                dtype=dtype and dtype.value,
+                launcher=launcher or [],
+                as_json=as_json,
+            )
         )
     )
 

@@ -46,6 +46,7 @@ class Outcome:
         state: None leaves the trial without a run directory.
         step: of the last evaluation.
         curve: train/loss by step.
+        speed: tokens per second at each of these steps.
         details: written with the last state.
     """
 
@@ -53,6 +54,7 @@ class Outcome:
     state: State | None = State.completed
     step: int = 100
     curve: Mapping[int, float] = field(default_factory=dict)
+    speed: float = 1000.0
     details: Mapping[str, Any] = field(default_factory=dict)
     commit: str = PROVENANCE["commit"]
 
@@ -79,7 +81,7 @@ class Made:
 
 def make_study(
     runs: Path,
-    factors: Mapping[str, list[str]],
+    factors: Mapping[str, Sequence[str] | Mapping[str, dict[str, Any]]],
     outcome: Callable[[Levels, int], Outcome],
     *,
     seeds: int = 3,
@@ -94,6 +96,7 @@ def make_study(
     """Write a study; the first level of every factor is the baseline's.
 
     Args:
+        factors: factor → its levels, or level → the keys it sets.
         outcome: (levels, seed) → how that trial ended.
         seeds: how many, counted from 0.
         change: a last word on every cell's record.
@@ -102,8 +105,11 @@ def make_study(
     study = StudySpec(
         name=name,
         question=question,
-        baseline={factor: levels[0] for factor, levels in factors.items()},
-        factors={factor: {level: {} for level in levels} for factor, levels in factors.items()},
+        baseline={factor: next(iter(levels)) for factor, levels in factors.items()},
+        factors={
+            factor: dict(levels) if isinstance(levels, Mapping) else {level: {} for level in levels}
+            for factor, levels in factors.items()
+        },
         design=design,
         seeds=list(range(seeds)),
         metrics=dict(GOALS if metrics is None else metrics),
@@ -165,7 +171,7 @@ def _run(runs: Path, spec: TrialSpec, outcome: Outcome) -> None:
     journal = Journal(folder)
     journal.state(State.running, device="cpu", threads=1, steps=outcome.step)
     for step, loss in outcome.curve.items():
-        journal.metrics(step, {"train/loss": loss, "train/tokens_per_second": 1000.0})
+        journal.metrics(step, {"train/loss": loss, "train/tokens_per_second": outcome.speed})
     if outcome.values:
         journal.metrics(outcome.step, dict(outcome.values))
     if outcome.state is State.running:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import deltalab.track.mlflow
 from analysis.compare import app
 from deltalab.command import run_app
 from deltalab.spec.study import Goal
-from deltalab.track.journal import State
+from deltalab.study import ledger
+from deltalab.track.journal import Journal, State
 from tests.analysis.studies import ACCURACY, Levels, Made, Outcome, falling, make_study
 
 
@@ -138,6 +140,43 @@ def test_a_margin_tests_sameness_and_counts_seeds(run: Run):
     assert "seeds to find 0.5" in done.out
     refused = run("--margin", "-1")
     assert (refused.code, refused.err) == (2, "compare: --margin -1: allowed is a number above 0\n")
+
+
+def test_layouts_are_printed_where_the_study_has_them(made: Made, run: Run):
+    done = run("--no-mlflow", "--layout", "cross")
+    assert done.code == 0, done.err
+    assert "variant × pattern" in done.out
+    assert "params" not in done.out
+    assert (made.report / "cross.tex").read_text().count("\\begin{table}") == 1
+    refused = run("--no-mlflow", "--layout", "rates")
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith("compare: --layout rates: truth has no value by learning rate")
+    assert line.endswith("allowed here is cells, cross")
+
+
+def test_watching_writes_until_nothing_is_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def outcome(_: Levels, seed: int) -> Outcome:
+        return Outcome(values={ACCURACY: 0.5 + seed}, state=State.completed if seed else None)
+
+    made = make_study(tmp_path, {"variant": ["a"]}, outcome, seeds=2, metrics={ACCURACY: Goal.max})
+    said, late = [], ledger.trial_dir(tmp_path, made.record.cells[0].trials[0])
+
+    def wait(seconds: float) -> None:
+        said.append((seconds, (made.report / "report.md").read_text()))
+        journal = Journal(late)
+        journal.state(State.running, device="cpu", threads=1, steps=1)
+        journal.metrics(1, {ACCURACY: 0.5})
+        journal.state(State.completed)
+
+    monkeypatch.setattr(time, "sleep", wait)
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, "compare", [made.name, "--runs", str(tmp_path), "--watch", "--no-mlflow"])
+    assert not ended.value.code
+    ((seconds, halfway),) = said
+    assert seconds == 30
+    assert "1 of 2 values of eval/accuracy are there" in halfway
+    assert "of 2 values" not in (made.report / "report.md").read_text()
 
 
 @pytest.mark.parametrize("wanted", [True, False])

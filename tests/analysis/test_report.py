@@ -4,20 +4,23 @@ import io
 import re
 import warnings
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from analysis.collate import collate
+from analysis.plan_table import plan_table
 from analysis.report import Report, brief, make_report, to_html, to_markdown, write_report
 from analysis.statistics import summarise
 from analysis.terminal import show
-from deltalab.spec.study import Design, Goal
+from deltalab.spec.study import Design, Exclusion, Goal
 from deltalab.track.journal import State
 from tests.analysis.studies import ACCURACY, LOSS, Levels, Made, Outcome, constant, falling, make_study
+from tests.analysis.test_palette import contrast
 
-EVIL = "<script>alert('why?')</script> & \"co\""
+EVIL = "<script>alert('why?')</script> & \"co\" for $5 or \\frac{$ \U0001f600"
 SLICES = {"eval/accuracy/1-32": Goal.max, "eval/accuracy/33-64": Goal.max}
 
 
@@ -85,7 +88,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_outside(report: Repor
     assert text.startswith("<!doctype html>")
     assert page.open == []
     assert page.tags.count("script") == 1
-    assert page.tags.count("img") == len(report.pictures) == 5
+    assert page.tags.count("img") == len(report.pictures) == 6
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert "http://" not in text
     assert "https://" not in text
@@ -118,6 +121,9 @@ def test_the_page_says_what_a_reader_asks(report: Report):
         "variant=plain, pattern=recurrent",
         "full factorial, 6 cells",
         "loss 61 is past its bound",
+        "git checkout 0123456789abcdef0123456789abcdef01234567",
+        "variant × pattern",
+        "while 2 trials are not at their end",
         "python launch.py -m study=everything",
         "python -m analysis.compare everything",
         "commit 0123456789",
@@ -135,23 +141,62 @@ def test_the_table_can_be_sorted_by_numbers(report: Report):
     assert text.count("<table") == text.count('class="sortable"')
 
 
+def test_tables_are_told_by_who_cannot_see_them(report: Report):
+    text = to_html(report)
+    assert text.count("<caption>") == text.count("<table")
+    assert text.count('<th scope="col"') == text.count("<th scope=") - text.count('<th scope="row"')
+    assert text.count('<th scope="row"') == text.count("<tr") - text.count("<thead>")
+    levels = [int(tag[1]) for tag in Page(text).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), "no level of heading is left out"
+    assert 'aria-label="Sections"' in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_contrasts_with_the_paper(report: Report, scheme: str):
+    light, dark = re.findall(r":root \{(.*?)\}", to_html(report), re.DOTALL)
+    colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    for text in ("ink", "soft", "accent", "good", "bad", "mark"):
+        assert contrast(colors[text], colors["paper"]) >= 4.5
+        assert contrast(colors[text], colors["plate"]) >= 4.5
+
+
+def test_the_plan_has_every_cell_and_why_one_is_not_run(tmp_path: Path):
+    factors = {"gate": {"a": {"variant.tie": False}, "b": {"train.lr": 0.01}}, "norm": ["x", "y"]}
+    exclude = [Exclusion(when={"gate": "b", "norm": "y"}, reason="it cannot be")]
+    made = make_study(tmp_path, factors, lambda *_: Outcome(state=None), exclude=exclude, seeds=2)
+    table = plan_table(collate(tmp_path, made.name))
+    rows = {tuple(item.text for item in row[:2]): row for row in table.rows}
+    assert len(rows) == 4
+    assert rows["a", "x"][2].text == "variant.tie=false"
+    assert rows["b", "x"][2].text == "train.lr=0.01"
+    assert rows["a", "x"][-1].text == "seeds 0, 1"
+    assert rows["b", "y"][-1].text == "none"
+    assert rows["b", "y"][0].marks == ("a",)
+    assert table.notes == [("a", "not run: it cannot be")]
+
+
 def test_every_file_is_written_and_stale_pictures_go(made: Made, report: Report):
     results = report.results
-    stale = made.report / "figures" / "old.png"
+    stale, layout = made.report / "figures" / "old.png", made.report / "rates.md"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"")
+    layout.write_text("of a factor that is gone")
     paths = write_report(report, summarise(results), made.report)
     assert not stale.exists()
+    assert not layout.exists()
     names = {str(path.relative_to(made.report)) for path in paths}
     pictures = {f"figures/{p.name}.{ending}" for p in report.pictures for ending in ("png", "svg")}
     tables = {"table.md", "table.tex", "table.csv", "table.json", "effects.csv", "trials.csv"}
+    tables |= {"cross.md", "cross.tex"}
     assert names == {"report.html", "report.md"} | tables | pictures
     assert {str(p.relative_to(made.report)) for p in made.report.rglob("*") if p.is_file()} == names
     assert all(path.stat().st_size for path in paths)
 
 
 def test_pictures(report: Report):
-    assert [p.name for p in report.pictures] == ["values", "differences", "effects", "slices", "curves"]
+    assert [p.name for p in report.pictures] == ["values", "differences", "effects", "interactions", "slices", "curves"]
     for picture in report.pictures:
         assert picture.png.startswith(b"\x89PNG")
         width = int.from_bytes(picture.png[16:20], "big")

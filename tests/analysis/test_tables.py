@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -154,6 +155,18 @@ def test_unequal_steps_and_missing_values_are_marked(tmp_path: Path):
     assert "seed 0 completed without a finite eval/loss" in notes(table)
 
 
+def test_what_a_limit_ended_is_marked(tmp_path: Path):
+    def outcome(levels: Levels, seed: int) -> Outcome:
+        limited = (levels["variant"], seed) == ("better", 2)
+        early = {"early": "train.max_hours=2"} if limited else {}
+        return Outcome(values={ACCURACY: 0.5 + seed / 10}, step=400 if limited else 600, details=early)
+
+    _, _, table = tables_of(make_study(tmp_path, TWO, outcome))
+    said = notes(table)
+    assert "seed 2 ended early by train.max_hours=2" in said
+    assert any("seed 2 trained on" in note for note in said)
+
+
 def test_size_mismatch_and_shared_trials_are_marked(tmp_path: Path):
     shared: dict[int, str] = {}
 
@@ -213,6 +226,15 @@ def test_trials_of_several_commits_are_told(tmp_path: Path):
 
     _, _, table = tables_of(make_study(tmp_path, TWO, outcome))
     assert "commit bbbbbbbbbb (2 trials), aaaaaaaaaa (4 trials)" in table.provenance
+
+
+def test_provenance_says_when_and_by_which_trials(tmp_path: Path):
+    made = two(tmp_path)
+    line = tables_of(made)[2].provenance
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    assert f"launched {today} · ran {today} · abacus, 2 cores · trials " in line
+    ids = [trial for cell in made.record.cells for trial in cell.trials.values()]
+    assert line.rpartition("trials ")[2].split(", ") == [trial[:8] for trial in ids]
 
 
 # formats

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from deltalab.data import prepare as preparing
 from deltalab.data import sources
 from deltalab.data.manifest import settled, store_folder
 from deltalab.data.prepare import SPLITS, document_split, prepare
-from deltalab.data.prepare_command import read_share, run_prepare
 from deltalab.data.store import TokenStream
+from deltalab.data.verify import verify
 from deltalab.errors import ConfigError, DeltalabError, DiskFull, NotFoundError, UsageError
 from deltalab.spec.data import TextSpec, Tokenizer
 from tests.data.files import texts, use_empty_cache, write_parquet, write_tokenizer
@@ -114,8 +115,35 @@ def test_a_folder_in_the_hubs_form_is_read_offline(spec: TextSpec, tmp_path: Pat
     assert documents(store, "train") == expected("train")
 
 
+CONFIGURATIONS = """---
+configs:
+- {config_name: sample-10BT, data_files: [{split: train, path: sample/10BT/*}]}
+- {config_name: sample-100BT, data_files: [{split: train, path: sample/100BT/*}]}
+---
+"""
+
+
+def test_a_configuration_of_a_data_set_is_found_by_name(spec: TextSpec, tmp_path: Path):
+    """As FineWeb-Edu names its samples: by the head of the data set's card."""
+    for name in ("10BT", "100BT"):
+        write_parquet(tmp_path / "web/sample" / name, DOCUMENTS, files=2)
+    (tmp_path / "web/README.md").write_text(CONFIGURATIONS)
+    web = replace(PLAIN, files=None, hub=str(tmp_path / "web"), hub_config="sample-100BT")
+    assert [Path(file).parts[-3:-1] for file in sources.find_files(web)] == [("sample", "100BT")] * 2
+    for config, said in (("sample-1BT", "sample-1BT"), (None, "null")):
+        with pytest.raises(ConfigError) as refused:
+            sources.find_files(replace(web, hub_config=config))
+        assert str(refused.value) == f"data.hub_config={said}: allowed is one of sample-10BT, sample-100BT"
+    with pytest.raises(ConfigError, match=r"data\.hub_split=tset: allowed is one of train"):
+        sources.find_files(replace(web, hub_split="tset"))
+
+
 def test_shares_and_processes_make_the_same_bytes(spec: TextSpec):
-    whole = tree(move_to(prepare(spec), "whole"))
+    told: list[tuple[int, int]] = []
+    whole = tree(move_to(prepare(spec, report=lambda done, total: told.append((done, total))), "whole"))
+    assert len(told) > 9
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] == told[0][1]
     assert not (prepare(spec, share=(2, 3)) / "manifest.json").exists()
     assert not (prepare(spec, share=(1, 3)) / "manifest.json").exists()
     assert tree(move_to(prepare(spec, share=(3, 3)), "shares")) == whole
@@ -173,7 +201,9 @@ def test_the_manifest_counts_and_sums_up(spec: TextSpec):
 
 @pytest.mark.parametrize(("vocab", "dtype"), [(300, np.uint16), (70_000, np.uint32)])
 def test_a_given_tokenizer_marks_documents_with_the_tokens_asked_for(spec: TextSpec, tmp_path: Path, vocab, dtype):
-    name = str(write_tokenizer(tmp_path / "given.json", vocab))
+    """The tokenizer is a file, or a folder as the hub has them."""
+    file = write_tokenizer(tmp_path / "tokenizer.json", vocab)
+    name = str(file if vocab == 300 else tmp_path)
     spec = replace(spec, tokenizer=Tokenizer.given, tokenizer_name=name, bos="<s>")
     store = prepare(spec)
     resolved = settled(spec)
@@ -262,23 +292,67 @@ def test_a_text_that_was_not_prepared_says_how(spec: TextSpec):
         settled(spec)
 
 
-def test_the_command_says_what_is_there(spec: TextSpec, capsys: pytest.CaptureFixture[str]):
-    overrides = ["data=text", "data.corpus=null", f"data.files={spec.files}"]
-    run_prepare(overrides, "1/2", 1, False)
-    assert "shards are there; the other shares make the rest" in capsys.readouterr().out
-    run_prepare(overrides, None, 1, True)
-    said = json.loads(capsys.readouterr().out)
-    assert said["complete"]
-    assert said["splits"]["train"]["documents"] == len(expected("train"))
-    with pytest.raises(ConfigError, match="data=s3: allowed is a text"):
-        run_prepare(["data=s3"], None, 1, False)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_files_that_are_not_what_was_written_are_named_with_what_to_do(spec: TextSpec, workers: int):
+    store = prepare(replace(spec, tokenizer=Tokenizer.bpe, bpe_vocab=300))
+    told: list[tuple[int, int]] = []
+    files = verify(store, workers, lambda done, total: told.append((done, total)))
+    assert files == 2 + 6 * len(list(store.glob("shard-*")))
+    assert told[-1][0] == told[-1][1] == sum(size for _, size in sizes(store))
+    shard = store / "shard-00002/train.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    (store / "shard-00004/test.npy").unlink()
+    with pytest.raises(
+        DeltalabError, match=r"2 of \d+ files are not .*: shard-00002/train.npy, shard-00004/test.npy; rem"
+    ):
+        verify(store, workers)
+    for name in ("shard-00002", "shard-00004"):
+        shutil.rmtree(store / name)
+    (store / "manifest.json").unlink()
+    assert prepare(replace(spec, tokenizer=Tokenizer.bpe, bpe_vocab=300)) == store
+    assert verify(store, workers) == files
+    (store / "tokenizer/token_bytes.npy").write_bytes(b"")
+    with pytest.raises(DeltalabError, match=r"token_bytes\.npy; remove the whole folder and prepare again"):
+        verify(store, workers)
 
 
-@pytest.mark.parametrize("share", ["0/2", "3/2", "1", "a/b"])
-def test_a_share_is_one_of_n(share: str):
-    assert read_share("2/3") == (2, 3)
-    with pytest.raises(ConfigError, match=f"--shard={share}: allowed is i/n"):
-        read_share(share)
+def sizes(store: Path) -> list[tuple[Path, int]]:
+    """The files of a store that have checksums, and their bytes."""
+    names = ["tokenizer/token_bytes.npy", "tokenizer/tokenizer.json", "shard-*/*.npy"]
+    return [(file, file.stat().st_size) for name in names for file in store.glob(name)]
+
+
+def test_the_shards_that_are_there_can_be_verified_before_the_rest_is(spec: TextSpec):
+    store = prepare(spec, share=(1, 2))
+    assert verify(store) == 1 + 6 * len(list(store.glob("shard-*")))
+    with pytest.raises(NotFoundError, match="nothing is prepared here"):
+        verify(store.parent)
+
+
+def test_a_hub_data_set_goes_on_with_the_revision_it_was_begun_from(spec: TextSpec, tmp_path: Path, monkeypatch):
+    """The hub's addresses carry the commit; files of the test answer for them."""
+    asked: list[str | None] = []
+
+    def builder(name: str, config: str | None, revision: str | None) -> SimpleNamespace:
+        asked.append(revision)
+        address = f"hf://datasets/{name}@{revision or newest}/train.parquet"
+        return SimpleNamespace(config=SimpleNamespace(data_files={"train": [address]}))
+
+    def opened(file: str):
+        return (tmp_path / "hub" / f"train-0000{0 if '@a1/' in file else 1}.parquet").open("rb")
+
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    monkeypatch.setattr(sources, "_open", opened)
+    hub, newest = replace(PLAIN, files=None, hub="lab/texts"), "a1"
+    prepare(hub, share=(2, 3))
+    newest = "b2"
+    store = prepare(hub)
+    assert asked == [None, "a1"]
+    assert json.loads((store / "manifest.json").read_text())["revision"] == "a1"
 
 
 def test_small_files_share_a_shard(spec: TextSpec, tmp_path: Path, monkeypatch):

@@ -46,6 +46,7 @@ from deltalab.spec.data import (
         (TextSpec, {"tokenizer": Tokenizer.bpe, "bpe_vocab": 256}, "data.bpe_vocab"),
         (TextSpec, {"tokenizer": Tokenizer.bpe, "bpe_vocab": 70_000}, "data.bpe_vocab"),
         (TextSpec, {"corpus_sha256": "abc"}, "data.corpus_sha256"),
+        (TextSpec, {"streaming": True}, "data.streaming"),
     ],
 )
 def test_refused(spec: type[DataSpec], values: dict[str, Any], key: str):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from deltalab.data.batch import make_task
 from deltalab.data.state_tracking import cayley_table, group_elements, product_table, running_products
 from deltalab.errors import ConfigError
-from deltalab.spec.data import Group, StateTrackingSpec, generated_group
+from deltalab.spec.data import StateTrackingSpec
+from deltalab.spec.groups import Group, generated_group
 
 every_group = pytest.mark.parametrize("group", Group)
 

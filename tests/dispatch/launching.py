@@ -15,6 +15,7 @@ from deltalab.spec.load import LaunchSpec
 from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.journal import State
+from deltalab.train.meters import MEASURED
 from tests.specs import study_file
 
 LOCAL = ("hydra.launcher.workers=2", "hydra.launcher.threads=1")
@@ -171,12 +172,11 @@ def frozen(processes: list[int]) -> Iterator[None]:
 
 
 def results(runs: Path, trials: Iterable[str]) -> Results:
-    """Trial → its final weights as bytes and every metric at every step, less the one that measures the machine."""
+    """Trial → its final weights as bytes and every metric at every step, less those that measure the machine."""
     found: Results = {}
     for trial in trials:
         folder = ledger.trial_dir(runs, trial)
-        metrics = journal.read(folder).metrics
-        metrics.pop(RATE, None)
+        metrics = {k: v for k, v in journal.read(folder).metrics.items() if k not in MEASURED}
         found[trial] = (folder / "model.safetensors").read_bytes(), metrics
     return found
 

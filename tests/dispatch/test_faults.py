@@ -17,6 +17,7 @@ from deltalab.study import ledger
 from deltalab.track import journal
 from deltalab.track.claim import alive
 from deltalab.track.journal import State
+from deltalab.train.meters import MEASURED
 from tests.dispatch.launching import (
     LOCAL,
     PATIENCE,
@@ -183,7 +184,7 @@ def assert_logged_the_same(stormy: Path, calm: Path) -> None:
 
 def metrics(run_dir: Path) -> list[dict]:
     lines = [line for line in journal.entries(run_dir)[0] if line["event"] == "metrics"]
-    return [{**line, "values": {k: v for k, v in line["values"].items() if k != RATE}} for line in lines]
+    return [{**line, "values": {k: v for k, v in line["values"].items() if k not in MEASURED}} for line in lines]
 
 
 def assert_nothing_left(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,20 @@ def test_a_resumed_trial_shows_the_figures_of_the_step_it_is_at(tmp_path: Path) 
     assert row[4:6] == ["60/100", "0.8500"]
 
 
+def test_a_trial_says_its_time_to_go_itself_and_what_ended_it_early(tmp_path: Path) -> None:
+    launched(tmp_path, cell("variant=kda", {0: "aa", 1: "bb"}))
+    ran(tmp_path, "aa", 30, 60)
+    ran(tmp_path, "bb", 50, 70, State.completed, early="train.max_hours=2")
+    path = ledger.trial_dir(tmp_path, "aa") / journal.FILE
+    path.write_text(path.read_text().replace('"train/loss"', '"train/seconds_to_go":300,"train/loss"'))
+    with claimed(ledger.trial_dir(tmp_path, "aa")):
+        status = Status(Observer(tmp_path), "ask")
+        lines = shown(status)
+    assert row_of(lines, "aa")[9:] == ["5 min 00 s", ""]
+    assert row_of(lines, "bb")[10] == "ended early: train.max_hours=2"
+    assert [trial["early"] for trial in status.json()["trials"]] == [None, "train.max_hours=2"]
+
+
 def test_a_study_is_over_when_nothing_runs_or_waits(tmp_path: Path) -> None:
     launched(tmp_path, cell("variant=kda", {0: "aa", 1: "bb"}))
     ran(tmp_path, "aa", 50, 100, State.diverged, error="loss nan")

@@ -78,6 +78,30 @@ def test_text_by_hand():
     assert values["eval/bits_per_byte"] == pytest.approx(sum(LOSSES) / LOG(2) / 12, rel=1e-6)
 
 
+def test_logits_are_taken_of_as_many_sequences_as_fit_and_the_figures_stay(monkeypatch: pytest.MonkeyPatch):
+    spec = RecallSpec()
+    task, model = make_task(spec, 0), Counted(spec.vocab_size)
+    whole = evaluate(model, task, EvalSpec(sequences=10, batch_size=8), CPU)
+    assert model.read == [8, 2]
+    monkeypatch.setattr("deltalab.model.memory.EVALUATED_BYTES", 3 * 4 * spec.vocab_size * spec.test_length)
+    model.read.clear()
+    assert evaluate(model, task, EvalSpec(sequences=10, batch_size=8), CPU) == pytest.approx(whole)
+    assert model.read == [3, 3, 2, 2]
+
+
+class Counted(nn.Module):
+    """Logits that depend on the token alone; notes how many sequences it read at a time."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.table = torch.randn(vocab_size, vocab_size, generator=torch.Generator().manual_seed(0))
+        self.read: list[int] = []
+
+    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        self.read.append(len(tokens))
+        return self.table[tokens]
+
+
 def test_a_loss_too_large_for_a_perplexity_is_infinite():
     model = Lookup([[math.exp(-80), 1.0], [math.exp(-80), 1.0]])
     with torch.no_grad():

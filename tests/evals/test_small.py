@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from deltalab.errors import ConfigError
-from deltalab.evals.small import NAMES, expressible, small_units
+from deltalab.evals.small import small_units
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
-from deltalab.spec.data import DataSpec, Group, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import DataSpec, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 from deltalab.spec.data import Tokenizer as Kind
+from deltalab.spec.expressible import SMALL, small_tasks
+from deltalab.spec.groups import Group
 from deltalab.spec.suite import Suite, SuiteSpec
 from deltalab.spec.trial import to_plain
 from tests.specs import trial
@@ -43,8 +45,8 @@ def drawn(data: DataSpec, *task: str, lengths: Sequence[int] = ()) -> dict[str, 
     ],
 )
 def test_what_a_vocabulary_expresses(data: DataSpec, tasks: tuple[str, ...]):
-    assert expressible(data) == tasks
-    assert set(tasks) <= set(NAMES)
+    assert small_tasks(data) == tasks
+    assert set(tasks) <= set(SMALL)
     if tasks:
         assert {unit.identity["task"] for unit in small_units(asked(), data)} == set(tasks)
 

@@ -1,5 +1,6 @@
 """Composition: what is accepted, what is resolved, and what a user's mistake says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,20 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(overrides: lis
         assert part in message
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_frozen_config_restores_an_equal_spec(variant: str) -> None:
-    spec = trial(f"variant={variant}")
+@pytest.mark.parametrize(
+    "chosen", [*(f"variant={name}" for name in VARIANTS), *(f"data={name}" for name in ("text", "recall", "needle"))]
+)
+def test_a_frozen_config_restores_an_equal_spec(chosen: str) -> None:
+    spec = trial(chosen)
     again = TrialSpec.from_dict(spec.to_dict())
     assert again == spec
     assert again.trial_id == spec.trial_id
+
+
+@pytest.mark.parametrize("data", sorted(path.stem for path in (load.CONF / "data").glob("*.yaml")))
+def test_a_frozen_config_restores_the_data_with_its_types(data: str) -> None:
+    spec = load.trial_spec(load.compose([f"data={data}"]))
+    assert TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 def test_identity_is_the_content_and_not_the_label() -> None:

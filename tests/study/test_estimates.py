@@ -76,6 +76,21 @@ def test_an_evaluation_between_logged_steps_takes_no_share_of_theirs(tmp_path: P
     assert (timing.step, timing.evaluation) == (0.5, 2.0)
 
 
+def test_suites_take_their_own_time(tmp_path: Path) -> None:
+    def result(t: float, step: int) -> Line:
+        return {"t": t, "event": "evaluation", "step": step, "name": "small/parity/32", "values": {}}
+
+    spec = trial("eval.suites=[small]", "eval.suite_every=10")
+    lines = [*UNBROKEN[1:5], result(108.5, 10), result(111.5, 10)]
+    lines += [trained(114.0, 15), trained(116.5, 20), evaluated(118.5, 20), result(120.5, 20), result(122.5, 20)]
+    timing = learnt(tmp_path, [*lines, state(123.0, State.completed)], spec)
+    assert timing is not None
+    assert (timing.step, timing.evaluation, timing.suites) == (0.5, 2.0, 4.0)
+    assert timing.seconds(spec) == 3.0 + 20 * 0.5 + 2.0 + 2 * 4.0
+    assert timing.seconds(spec, done=10) == 3.0 + 10 * 0.5 + 2.0 + 4.0
+    assert estimates.key(spec) != estimates.key(trial())
+
+
 def test_steps_are_measured_where_every_log_lies_between_evaluations(tmp_path: Path) -> None:
     lines = [state(0.0, State.running, device="cpu", steps=40), trained(3.0, 1)]
     t = 3.0

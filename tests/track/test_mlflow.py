@@ -322,3 +322,38 @@ def test_what_the_machine_did_is_sent_over_time_and_no_result(desk: Desk) -> Non
     assert [value for _, value in points[-2:]] == [40.0, 60.0]
     assert journal.read(folder).metrics == before
     assert mirrored(desk.runs, "ask")[trial].history.points.keys() == before.keys()
+
+
+def test_what_workers_measure_reaches_the_runs_of_the_trials(desk: Desk) -> None:
+    one, other = desk.trials()[:2]
+    asked = ("suite=small", "lengths=32", "samples=4", "--set", "hydra/launcher=inline")
+    done = desk.deltalab("eval", one, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not brought up to date" not in done.stdout
+    client = MlflowClient(tracking_uri(desk.runs))
+    book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())["trials"]
+    suite = client.get_run(book[one]["evaluations"]["small"])
+    assert suite.data.tags["mlflow.parentRunId"] == book[one]["run_id"]
+    assert json.loads(suite.data.tags["deltalab.evaluation.small/parity/32"])["samples"] == 4
+    assert "small" not in book[other]["evaluations"]
+    assert client.get_experiment_by_name("ask-eval-small") is None
+    assert Mirror(desk.runs, "ask").sync() == 0
+    again = desk.deltalab("sync", "ask-eval-small")
+    assert (again.returncode, again.stdout.split(":")[0]) == (0, "ask-eval-small")
+
+
+def test_files_that_notes_name_are_kept_and_an_early_end_is_a_tag(desk: Desk) -> None:
+    trial = desk.trials()[2]
+    folder, mirror = ledger.trial_dir(desk.runs, trial), Mirror(desk.runs, "ask")
+    mirror.sync()
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step-00000020.txt").write_text("step 20\n")
+    log = Journal(folder)
+    log.note(20, "samples", files=["samples/step-00000020.txt", "samples/gone.txt"])
+    log.state(State.completed, early="train.max_hours=2")
+    assert mirror.sync() == 1
+    book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())
+    client, run_id = MlflowClient(tracking_uri(desk.runs)), book["trials"][trial]["run_id"]
+    assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/step-00000020.txt"]
+    assert client.get_run(run_id).data.tags["deltalab.early"] == "train.max_hours=2"
+    assert mirrored(desk.runs, "ask")[trial].history.record.early == "train.max_hours=2"

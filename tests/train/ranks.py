@@ -26,7 +26,8 @@ from tests.train.runs import StopAt
 
 ROOT = Path(__file__).parents[2]
 
-WHOLE = trial("train.log_every=1", "train.accumulation=2", "variant.pattern=[mixer,swa]", "eval.every=8")
+SUITES = ("eval.suites=['small samples=4']", "eval.suite_every=8")
+WHOLE = trial("train.log_every=1", "train.accumulation=2", "variant.pattern=[mixer,swa]", "eval.every=8", *SUITES)
 LOUD = trial("train.lr=1e6", "train.clip=1e9")
 ODD = trial("train.batch_size=18", "train.accumulation=6")
 

@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from deltalab.track import journal
-
-TIMING = "train/tokens_per_second"
+from deltalab.train.meters import MEASURED
 
 
 class StopAt:
@@ -24,7 +23,7 @@ class StopAt:
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, float]]]:
     """Final weights, and the metrics that do not depend on the machine."""
     metrics = journal.read(folder).metrics
-    return load_file(folder / "model.safetensors"), {k: v for k, v in metrics.items() if k != TIMING}
+    return load_file(folder / "model.safetensors"), {k: v for k, v in metrics.items() if k not in MEASURED}
 
 
 def assert_equal(one: Path, other: Path) -> None:

@@ -65,7 +65,8 @@ def test_a_compiled_trial_has_the_losses_of_an_eager_one(checkpointing: str, tmp
         spec = trial(
             f"train.compile={compiled}", f"train.activation_checkpointing={checkpointing}",
             "variant.pattern=[swa]", "model.depth=1", "data.train_length=16", "data.test_length=16",
-            "train.steps=4", "train.batch_size=4", "train.log_every=1",
+            "train.steps=4", "train.batch_size=4", "train.log_every=1", "train.deterministic=true",
+            "train.profile=true",
         )  # fmt: skip
         run_trial(spec, tmp_path / compiled, Device.cpu)
     eager, compiled = (journal.read(tmp_path / name).metrics["train/loss"] for name in ("false", "true"))

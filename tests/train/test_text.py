@@ -1,6 +1,7 @@
 """Training on a prepared text: documents apart or not, parts, kills, and the same tokens for every cell."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_accumulated_parts_are_the_whole_batch_with_documents_apart(overrides: l
 
 def test_an_interrupted_trial_reads_on_where_it_was(overrides: list[str], tmp_path: Path) -> None:
     spec = trial(*overrides, "train.log_every=1")
+    assert run_trial(spec, tmp_path / "whole", Device.cpu) is State.completed
+    assert run_trial(spec, tmp_path / "parts", Device.cpu, StopAt(7)) is State.preempted
+    assert run_trial(spec, tmp_path / "parts", Device.cpu) is State.completed
+    assert_equal(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_streamed_text_needs_no_preparing_and_reads_on_where_it_was(overrides: list[str], tmp_path: Path) -> None:
+    prepared = trial(*overrides, "train.log_every=1")
+    for store in (tmp_path / "cache" / "stores").iterdir():
+        shutil.rmtree(store)
+    spec = trial(*overrides, "train.log_every=1", "data.streaming=true")
+    assert spec.trial_id != prepared.trial_id
     assert run_trial(spec, tmp_path / "whole", Device.cpu) is State.completed
     assert run_trial(spec, tmp_path / "parts", Device.cpu, StopAt(7)) is State.preempted
     assert run_trial(spec, tmp_path / "parts", Device.cpu) is State.completed

@@ -101,7 +101,8 @@ def make_task(spec: DataSpec, seed: int) -> Task:
 
         return Needle(spec, seed)
     if isinstance(spec, TextSpec):
+        from deltalab.data.streaming import StreamedText
         from deltalab.data.text import Text
 
-        return Text(spec, seed)
+        return StreamedText(spec, seed) if spec.streaming else Text(spec, seed)
     raise AssertionError(f"no task for {type(spec).__name__}")

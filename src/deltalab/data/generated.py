@@ -16,6 +16,8 @@ class Stream(IntEnum):
     train = 0
     evaluation = 1
     windows = 2
+    shards = 3
+    shard_windows = 4
 
 
 def generator(stream: Stream, seed: int, step: int) -> np.random.Generator:

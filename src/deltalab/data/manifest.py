@@ -18,7 +18,7 @@ from deltalab.data.corpus import corpus_sha256
 from deltalab.errors import ConfigError, NotFoundError
 from deltalab.spec.data import TextSpec, Tokenizer
 
-MANIFEST = "manifest.json"
+MANIFEST, PLAN, TOKEN_BYTES = "manifest.json", "plan.json", "token_bytes.npy"
 DECIDING = (
     "corpus", "hub", "hub_config", "hub_revision", "hub_split", "files", "column", "tokenizer", "tokenizer_name", "bos",
     "eos", "held_out",
@@ -29,7 +29,7 @@ DECIDING = (
 def stores_root() -> Path:
     """``$DELTALAB_DATA``, or ``stores`` in the cache: where prepared texts lie, for all machines to see."""
     named = os.environ.get("DELTALAB_DATA")
-    return Path(named) if named else cache_root() / "stores"
+    return Path(named).absolute() if named else cache_root().absolute() / "stores"
 
 
 def source_of(spec: TextSpec) -> dict[str, Any]:
@@ -56,6 +56,11 @@ def store_folder(spec: TextSpec) -> Path:
     else:
         name = Path(str(spec.files)).absolute().parent.name.strip("*") or "files"
     return stores_root() / f"{name}-{spec.tokenizer.value}-{digest}"
+
+
+def shard_folder(store: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return store / f"shard-{number:05d}"
 
 
 def read_manifest(spec: TextSpec) -> dict[str, Any]:
@@ -93,6 +98,10 @@ def settled(spec: TextSpec) -> TextSpec:
     spec = settled_paths(spec)
     if spec.embedded and spec.corpus is not None:
         return spec if spec.corpus_sha256 else replace(spec, corpus_sha256=corpus_sha256(spec.corpus))
+    if spec.streaming:
+        from deltalab.data.streaming import settled_stream
+
+        return settled_stream(spec)
     manifest = read_manifest(spec)
     given = spec.tokenizer is Tokenizer.given
     return replace(

@@ -4,6 +4,7 @@ Every file is a pure function of the plan: a shard that is there is whole and fi
 that whatever was interrupted ends with the same bytes.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -11,10 +12,10 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltalab.data.cache import build_once
-from deltalab.data.manifest import MANIFEST, settled_paths, source_of, store_folder
-from deltalab.data.sources import Piece, cut, read
+from deltalab.data.manifest import MANIFEST, PLAN, TOKEN_BYTES, settled_paths, shard_folder, source_of, store_folder
+from deltalab.data.sources import Piece, cut, pinned_revision, read
 from deltalab.data.tokens import TOKENIZER, Encoder, load_encoder, make_encoder
 from deltalab.errors import DeltalabError, DiskFull, UsageError
 from deltalab.spec.data import TextSpec, Tokenizer
@@ -74,18 +75,81 @@ def prepare(
         DiskFull: there is no room for it.
     """
     spec = settled_paths(spec)
+    store = begin(spec)
+    if not (store / MANIFEST).is_file():
+        numbers = range(share[0] - 1, len(planned_pieces(store)), share[1])
+        make_shards(spec, store, numbers, workers, report)
+    return store
+
+
+def begin(spec: TextSpec) -> Path:
+    """Lay down a store's plan and tokenizer, unless they are there; every process that makes shards goes by them.
+
+    Returns:
+        The store's folder.
+
+    Raises:
+        ConfigError, UsageError, DiskFull: see ``prepare``.
+    """
+    spec = settled_paths(spec)
     store = store_folder(spec)
-    if (store / MANIFEST).is_file():
-        return store
-    try:
-        pieces = _planned(spec, store)
-        mine = range(share[0] - 1, len(pieces), share[1])
-        total, done = sum(pieces[number].size for number in mine), 0
-        for number in _made(spec, store, pieces, list(mine), workers):
+    if not (store / MANIFEST).is_file():
+        with _failures_told(store):
+            _plan(spec, store)
+    return store
+
+
+def make_shards(
+    spec: TextSpec,
+    store: Path,
+    numbers: Sequence[int],
+    workers: int = 1,
+    report: Report = lambda done, total: None,
+) -> None:
+    """Make shards of a store that was begun; whoever makes the last one writes the manifest.
+
+    Args:
+        spec: the text.
+        store: from ``begin``.
+        numbers: of the shards; those that are there are left as they are.
+        workers: processes; 1 works in this one.
+        report: told how far it is.
+
+    Raises:
+        DiskFull: there is no room left.
+        DeltalabError: a document cannot be read, or a process was killed.
+    """
+    pieces = planned_pieces(store)
+    total, done = sum(pieces[number].size for number in numbers), 0
+    with _failures_told(store):
+        for number in _made(spec, store, pieces, list(numbers), workers):
             done += pieces[number].size
             report(done, total)
-        if all(_shard(store, number).exists() for number in range(len(pieces))):
-            build_once(store / MANIFEST, partial(_write_manifest, store))
+        finish(store)
+
+
+def finish(store: Path) -> None:
+    """Write the manifest of a store that has all its shards and none yet; leave any other as it is."""
+    if not missing_shards(store):
+        build_once(store / MANIFEST, partial(_write_manifest, store))
+
+
+def planned_pieces(store: Path) -> list[Piece]:
+    """The pieces of a store that was begun, a shard each."""
+    pieces = json.loads((store / PLAN).read_text())["pieces"]
+    return [Piece(parts=[(file, first, last) for file, first, last in p["parts"]], size=p["size"]) for p in pieces]
+
+
+def missing_shards(store: Path) -> list[int]:
+    """Numbers of the shards that a store that was begun does not have yet."""
+    return [number for number in range(len(planned_pieces(store))) if not shard_folder(store, number).exists()]
+
+
+@contextlib.contextmanager
+def _failures_told(store: Path) -> Iterator[None]:
+    """A full disk and a killed process in one line with what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -96,7 +160,6 @@ def prepare(
         raise DeltalabError(
             f"{store}: a process was killed (out of memory?); run again, or with fewer --workers"
         ) from error
-    return store
 
 
 def clear_left(store: Path) -> None:
@@ -105,22 +168,27 @@ def clear_left(store: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _planned(spec: TextSpec, store: Path) -> list[Piece]:
-    """The pieces of a store, its plan and tokenizer laid down with the first of them."""
-    pieces = cut(spec)
+def _plan(spec: TextSpec, store: Path) -> None:
+    """Cut the text into pieces; lay down the plan, and before it the tokenizer, so that a plan has one.
+
+    A data set of the hub that was begun without a revision goes on with the one that was the newest then.
+    """
+    begun = planned_pieces(store) if (store / PLAN).is_file() else []
+    pieces = cut(replace(spec, hub_revision=spec.hub_revision or pinned_revision(begun)))
     _check_room(spec, store, pieces)
 
     def learn(folder: Path) -> None:
         folder.mkdir()
         encoder = make_encoder(spec, lambda: _to_learn_from(spec, pieces))
         encoder.save(folder)
-        np.save(folder / "token_bytes.npy", encoder.token_bytes)
+        np.save(folder / TOKEN_BYTES, encoder.token_bytes)
         file = folder / TOKENIZER
         said = {
             "kind": spec.tokenizer.value,
             "vocab_size": encoder.vocab_size,
             "dtype": encoder.dtype.name,
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+            "token_bytes_sha256": hashlib.sha256((folder / TOKEN_BYTES).read_bytes()).hexdigest(),
             "bos": spec.bos,
             "eos": spec.eos if spec.tokenizer is Tokenizer.given else f"id {encoder.end}",
         }
@@ -128,18 +196,17 @@ def _planned(spec: TextSpec, store: Path) -> list[Piece]:
 
     build_once(store / "tokenizer", learn)
     plan = _json({"format": FORMAT, "source": source_of(spec), "pieces": [asdict(piece) for piece in pieces]})
-    written = build_once(store / "plan.json", partial(_write, text=plan)).read_text()
+    written = build_once(store / PLAN, partial(_write, text=plan)).read_text()
     if written != plan:
         raise UsageError(
             f"{store}: was begun from other files or another revision (see its plan.json); prepare from those, or "
             "remove the folder to begin again"
         )
-    return pieces
 
 
 def _check_room(spec: TextSpec, store: Path, pieces: list[Piece]) -> None:
     """Refuse what cannot fit: 2 bytes a token, a token for each byte, or for three of them with a vocabulary."""
-    missing = [piece.size for number, piece in enumerate(pieces) if not _shard(store, number).exists()]
+    missing = [piece.size for number, piece in enumerate(pieces) if not shard_folder(store, number).exists()]
     need = sum(missing) * 2 // (1 if spec.tokenizer is Tokenizer.bytes else 3)
     root = next(folder for folder in store.parents if folder.exists())
     free = shutil.disk_usage(root).free
@@ -163,7 +230,7 @@ def _made(spec: TextSpec, store: Path, pieces: list[Piece], numbers: list[int], 
     """Make shards; gives the number of each that is there, as they get done."""
     left = []
     for number in numbers:
-        if _shard(store, number).exists():
+        if shard_folder(store, number).exists():
             yield number
         else:
             left.append(number)
@@ -173,7 +240,7 @@ def _made(spec: TextSpec, store: Path, pieces: list[Piece], numbers: list[int], 
             yield number
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=begin_worker) as pool:
         futures = {pool.submit(make_shard, spec, store, number, pieces[number]): number for number in left}
         try:
             for future in as_completed(futures):
@@ -183,7 +250,7 @@ def _made(spec: TextSpec, store: Path, pieces: list[Piece], numbers: list[int], 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _begin() -> None:
+def begin_worker() -> None:
     """In a process of the pool: one thread of tokenizing each, and an end with whoever began it, also by kill -9."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
@@ -193,7 +260,7 @@ def _begin() -> None:
 
 def make_shard(spec: TextSpec, store: Path, number: int, piece: Piece) -> None:
     """Tokenise a piece into its shard, whole or not at all."""
-    build_once(_shard(store, number), partial(_write_shard, spec, store, piece))
+    build_once(shard_folder(store, number), partial(_write_shard, spec, store, piece))
 
 
 def _write_shard(spec: TextSpec, store: Path, piece: Piece, folder: Path) -> None:
@@ -226,8 +293,8 @@ def _write_split(folder: Path, split: str, parts: list[NDArray[np.integer]], dty
 
 
 def _write_manifest(store: Path, file: Path) -> None:
-    plan = json.loads((store / "plan.json").read_text())
-    names = [_shard(store, number).name for number in range(len(plan["pieces"]))]
+    plan = json.loads((store / PLAN).read_text())
+    names = [shard_folder(store, number).name for number in range(len(plan["pieces"]))]
     shards = [{"name": name, **json.loads((store / name / "shard.json").read_text())} for name in names]
     texts = "".join(shard["text_sha256"] for shard in shards)
     totals = {
@@ -238,6 +305,7 @@ def _write_manifest(store: Path, file: Path) -> None:
     manifest = {
         "format": FORMAT,
         "source": source,
+        "revision": source["hub_revision"] or pinned_revision(planned_pieces(store)),
         "files": list(dict.fromkeys(part[0] for piece in plan["pieces"] for part in piece["parts"])),
         "tokenizer": json.loads((store / "tokenizer" / "said.json").read_text()),
         "corpus_sha256": source["corpus_sha256"] or hashlib.sha256(texts.encode()).hexdigest(),
@@ -245,10 +313,6 @@ def _write_manifest(store: Path, file: Path) -> None:
         "shards": shards,
     }
     _write(file, _json(manifest))
-
-
-def _shard(store: Path, number: int) -> Path:
-    return store / f"shard-{number:05d}"
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,6 +80,9 @@ def find_files(spec: TextSpec) -> list[str]:
             builder = load_dataset_builder(str(spec.hub), spec.hub_config, revision=spec.hub_revision)
     except Exception as error:  # whatever datasets, the hub and the network raise
         cause = " ".join(str(error).split())[:160]
+        if isinstance(error, ValueError) and (named := re.search(r"[Aa]vailable(?: configs)?: \[(.+?)\]", str(error))):
+            configurations = named[1].replace("'", "").split(", ")
+            raise ConfigError("data.hub_config", spec.hub_config or "null", configurations) from error
         allowed = (
             "a data set that can be reached from here (offline? prepare where the hub is, or download its files and "
             f"name them: data.hub=null data.files='FOLDER/*.parquet'; said: {cause})"
@@ -113,6 +117,12 @@ def cut(spec: TextSpec) -> list[Piece]:
         return [Piece(parts=[], size=size)]
     units = {file: _form(file).units(file, spec.column) for file in find_files(spec)}
     return list(_group(units, min(LARGEST, max(SMALLEST, sum(map(sum, units.values())) // PIECES))))
+
+
+def pinned_revision(pieces: list[Piece]) -> str | None:
+    """The commit of the hub that pieces are read from; None of files that are here, or of no pieces."""
+    found = (re.match(r"hf://datasets/[^@]+@([^/]+)/", file) for piece in pieces for file, _, _ in piece.parts)
+    return next((match[1] for match in found if match), None)
 
 
 def read(spec: TextSpec, piece: Piece) -> Iterator[Document]:

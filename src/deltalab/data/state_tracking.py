@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from deltalab.data.batch import Batch
 from deltalab.data.generated import GeneratedTask
-from deltalab.spec.data import Group, StateTrackingSpec, generated_group, range_name
+from deltalab.spec.data import StateTrackingSpec, range_name
+from deltalab.spec.groups import Group, generated_group
 
 
 class StateTracking(GeneratedTask):

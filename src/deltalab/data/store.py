@@ -1,8 +1,10 @@
 """Read a prepared text: the shards of a split as one long stream of tokens, memory-mapped."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,14 @@ class TokenStream:
     """All tokens of a split, the shards one after the other, and where documents begin.
 
     Args:
-        store: a complete store.
+        store: a complete store, or one that has these shards.
         split: train, validation or test.
+        shards: records of shards, name and splits; the manifest's when left out.
     """
 
-    def __init__(self, store: Path, split: str) -> None:
-        shards = json.loads((store / "manifest.json").read_text())["shards"]
-        counted = [(store / shard["name"], shard["splits"][split]["tokens"]) for shard in shards]
+    def __init__(self, store: Path, split: str, shards: Sequence[dict[str, Any]] | None = None) -> None:
+        known = json.loads((store / "manifest.json").read_text())["shards"] if shards is None else shards
+        counted = [(store / shard["name"], shard["splits"][split]["tokens"]) for shard in known]
         self._folders = [folder for folder, tokens in counted if tokens]
         self._bounds = np.cumsum([0, *(tokens for _, tokens in counted if tokens)], dtype=np.int64)
         self._split = split

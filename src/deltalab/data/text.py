@@ -9,9 +9,11 @@ one it is follows from the seed and n.
 """
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +21,74 @@ from numpy.typing import NDArray
 from deltalab.data.batch import IGNORE, Batch
 from deltalab.data.corpus import corpus_sha256
 from deltalab.data.generated import Stream, generator
-from deltalab.data.manifest import read_manifest, store_folder
+from deltalab.data.manifest import TOKEN_BYTES, read_manifest, store_folder
 from deltalab.data.store import TokenStream
 from deltalab.errors import ConfigError
 from deltalab.spec.data import TextSpec, Tokenizer
 
+if TYPE_CHECKING:
+    from deltalab.data.tokens import Encoder
 
-class Text:
-    """Windows of a token stream; the target at a position is the token after it.
 
-    Training goes through the train split in epochs, evaluation reads the validation split's whole windows one after the
-    other; where it has fewer than are asked for, all of them.
+class TextTask(ABC):
+    """What prepared and streamed texts share; the target at a position is the token after it.
+
+    Args:
+        spec: text, tokenizer and lengths.
+        seed: of the order of the training windows.
+        store: the folder of its tokens.
+    """
+
+    def __init__(self, spec: TextSpec, seed: int, store: Path) -> None:
+        self.spec, self.seed, self.store, self.vocab_size = spec, seed, store, spec.vocab_size
+        self.token_bytes: NDArray[np.int64] = np.load(store / "tokenizer" / TOKEN_BYTES)
+
+    @abstractmethod
+    def train_batch(self, step: int, rows: int) -> Batch:
+        """See ``Task.train_batch``: windows ``step·rows`` to ``(step+1)·rows`` of the epochs laid end to end."""
+
+    def eval_batches(self, sequences: int, batch_size: int) -> Iterator[Batch]:
+        """See ``Task.eval_batches``: whole windows of the validation split one after the other; fewer sequences come
+        where it has no more."""
+        stream, length = self._held_out(sequences), self.spec.test_length
+        last = min(sequences, (len(stream) - 1) // length)
+        for start in range(0, last, batch_size):
+            windows = range(start, min(start + batch_size, last))
+            yield self._windows([(stream, window) for window in windows], length)
+
+    @abstractmethod
+    def _held_out(self, sequences: int) -> TokenStream:
+        """Validation tokens for as many sequences, or all there are."""
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """What made tokens of the text."""
+        from deltalab.data.tokens import load_encoder
+
+        return load_encoder(self.spec, self.store / "tokenizer")
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """See ``Task.save_tokenizer``: ``tokenizer.json`` where there is one."""
+        if self.spec.tokenizer is not Tokenizer.bytes:
+            from deltalab.data.tokens import TOKENIZER
+
+            shutil.copyfile(self.store / "tokenizer" / TOKENIZER, folder / TOKENIZER)
+
+    def _windows(self, chosen: Sequence[tuple[TokenStream, int]], length: int) -> Batch:
+        """Window w of a stream has the tokens from w·length on; what reaches past the stream is not scored."""
+        tokens = np.zeros((len(chosen), length), dtype=np.int64)
+        targets = np.full((len(chosen), length), IGNORE, dtype=np.int64)
+        starts = np.zeros((len(chosen), length), dtype=bool) if self.spec.reset else None
+        for row, (stream, window) in enumerate(chosen):
+            piece = stream.read(window * length, (window + 1) * length + 1)
+            tokens[row, : len(piece) - 1], targets[row, : len(piece) - 1] = piece[:-1], piece[1:]
+            if starts is not None:
+                starts[row, stream.starts(window * length, (window + 1) * length)] = True
+        return Batch(tokens=tokens, targets=targets, starts=starts)
+
+
+class Text(TextTask):
+    """A prepared text: windows of all its tokens, in an order of their own in every epoch.
 
     Args:
         spec: text, tokenizer and lengths.
@@ -41,46 +100,36 @@ class Text:
     """
 
     def __init__(self, spec: TextSpec, seed: int) -> None:
-        self._folder = folder = open_store(spec)
-        self.spec, self.seed, self.vocab_size = spec, seed, spec.vocab_size
-        self.token_bytes: NDArray[np.int64] = np.load(folder / "tokenizer" / "token_bytes.npy")
-        self._train, self._held_out = TokenStream(folder, "train"), TokenStream(folder, "validation")
-        for key, stream in (("train_length", self._train), ("test_length", self._held_out)):
-            if getattr(spec, key) >= len(stream):
-                allowed = f"1 to {len(stream) - 1}, the length of the split" if len(stream) > 1 else "a longer text's"
-                raise ConfigError(f"data.{key}", getattr(spec, key), allowed)
+        super().__init__(spec, seed, open_store(spec))
+        self._train, self._validation = TokenStream(self.store, "train"), TokenStream(self.store, "validation")
+        refuse_short("train_length", spec.train_length, self._train)
+        refuse_short("test_length", spec.test_length, self._validation)
 
     def train_batch(self, step: int, rows: int) -> Batch:
-        """See ``Task.train_batch``: windows ``step·rows`` to ``(step+1)·rows`` of the epochs laid end to end."""
-        windows = -(-(len(self._train) - 1) // self.spec.train_length)
+        """See ``TextTask.train_batch``."""
+        windows = windows_of(len(self._train), self.spec.train_length)
         places = [divmod(number, windows) for number in range(step * rows, (step + 1) * rows)]
         chosen = [int(window_order(self.seed, epoch, windows)[place]) for epoch, place in places]
-        return self._windows(self._train, chosen, self.spec.train_length)
+        return self._windows([(self._train, window) for window in chosen], self.spec.train_length)
 
-    def eval_batches(self, sequences: int, batch_size: int) -> Iterator[Batch]:
-        """See ``Task.eval_batches``; fewer sequences come where the validation split has no more."""
-        length = self.spec.test_length
-        last = min(sequences, (len(self._held_out) - 1) // length)
-        for start in range(0, last, batch_size):
-            yield self._windows(self._held_out, range(start, min(start + batch_size, last)), length)
+    def _held_out(self, sequences: int) -> TokenStream:
+        return self._validation
 
-    def save_tokenizer(self, folder: Path) -> None:
-        """See ``Task.save_tokenizer``: ``tokenizer.json`` where there is one."""
-        if self.spec.tokenizer is not Tokenizer.bytes:
-            from deltalab.data.tokens import TOKENIZER
 
-            shutil.copyfile(self._folder / "tokenizer" / TOKENIZER, folder / TOKENIZER)
+def refuse_short(key: str, length: int, stream: TokenStream) -> None:
+    """Let pass a split that has a window.
 
-    def _windows(self, stream: TokenStream, windows: Sequence[int], length: int) -> Batch:
-        tokens = np.zeros((len(windows), length), dtype=np.int64)
-        targets = np.full((len(windows), length), IGNORE, dtype=np.int64)
-        starts = np.zeros((len(windows), length), dtype=bool) if self.spec.reset else None
-        for row, window in enumerate(windows):
-            piece = stream.read(window * length, (window + 1) * length + 1)
-            tokens[row, : len(piece) - 1], targets[row, : len(piece) - 1] = piece[:-1], piece[1:]
-            if starts is not None:
-                starts[row, stream.starts(window * length, (window + 1) * length)] = True
-        return Batch(tokens=tokens, targets=targets, starts=starts)
+    Raises:
+        ConfigError: it has none.
+    """
+    if length >= len(stream):
+        allowed = f"1 to {len(stream) - 1}, the length of the split" if len(stream) > 1 else "a longer text's"
+        raise ConfigError(f"data.{key}", length, allowed)
+
+
+def windows_of(tokens: int, length: int) -> int:
+    """Windows of ``length`` that predict every token but the first."""
+    return -(-max(tokens - 1, 0) // length)
 
 
 def open_store(spec: TextSpec) -> Path:

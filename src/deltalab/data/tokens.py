@@ -55,6 +55,10 @@ class Encoder(ABC):
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes that a token stands for; none for marks of documents."""
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text that tokens stand for; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Keep what was learnt, for ``load_encoder``."""
@@ -88,7 +92,9 @@ class TokenizerEncoder(Encoder):
 
     Args:
         tokenizer: the tokenizer; the tokens that it would add by itself are left out.
-        vocab_size, before, after: see ``Encoder``.
+        vocab_size: see ``Encoder``, and so for the next two.
+        before: ids put before each document.
+        after: ids put after it.
     """
 
     def __init__(
@@ -153,7 +159,8 @@ class GivenEncoder(TokenizerEncoder):
 
     Args:
         tokenizer: any tokenizer of ``tokenizers``.
-        bos, eos: tokens put before and after each document, None for none; one of them is given.
+        bos: token put before each document, None for none.
+        eos: token put after it, likewise; one of them is given.
 
     Raises:
         ConfigError: the tokenizer has no such token.
@@ -204,12 +211,14 @@ def make_encoder(spec: TextSpec, texts: Callable[[], Iterable[str]]) -> Encoder:
 
 def _find_tokenizer(name: str) -> tokenizers.Tokenizer:
     try:
-        if Path(name).is_file():
-            return tokenizers.Tokenizer.from_file(name)
+        file = Path(name) / TOKENIZER if Path(name).is_dir() else Path(name)
+        if file.is_file():
+            return tokenizers.Tokenizer.from_file(str(file))
         return tokenizers.Tokenizer.from_pretrained(name)
     except Exception as error:  # tokenizers raises no narrower one
         cause = " ".join(str(error).split())[:160]
-        allowed = f"a tokenizer.json that is here, or a tokenizer of the hub within reach (said: {cause})"
+        here = "a tokenizer.json, or a folder with one, that is here"
+        allowed = f"{here}, or a tokenizer of the hub within reach (said: {cause})"
         raise ConfigError("data.tokenizer_name", name, allowed) from error
 
 

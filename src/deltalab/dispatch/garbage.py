@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from deltalab.data.manifest import shard_folder
 from deltalab.errors import NotFoundError
 from deltalab.study import ledger, submissions
 from deltalab.track import claim
@@ -35,7 +36,7 @@ class Kind(Enum):
     half = "half-written checkpoints of processes that are gone"
     claim = "claims of processes that are gone"
     temporary = "temporary files of processes that are gone"
-    submission = "submissions whose trials all ended and whose launcher is gone"
+    submission = "submissions whose trials all ended, or whose shards are all there, and whose launcher is gone"
     trial = "run directories that no study names, their results included"
     snapshot = "code snapshots that no trial and no unfinished submission names"
 
@@ -174,8 +175,11 @@ class _Look:
         """Whether each of its trials ended after it was made; one that had ended before is to run again.
 
         With a follower (the job that launches the study again once it knows what tuning chose) the study must be past
-        its tuning too.
+        its tuning too. Of a text every shard must be there, unless the whole store is gone.
         """
+        if store := submission.get("store"):
+            numbers = [int(number) for task in submission["tasks"] for number in task]
+            return not Path(store).exists() or all(shard_folder(Path(store), number).exists() for number in numbers)
         if submission.get("follower") and any(cell.waits for cell in self.studies.get(submission["study"], [])):
             return False
         for trial in (trial for task in submission.get("tasks", []) for trial in task):

@@ -15,9 +15,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from deltalab.errors import Busy, TrialFailed
+from deltalab.spec.evaluation import EvaluationSpec
 from deltalab.spec.launcher import Device
+from deltalab.spec.trial import TrialSpec
 from deltalab.study import estimates
-from deltalab.study.ledger import load_spec
+from deltalab.study.ledger import load_spec, load_work
 from deltalab.track import journal
 from deltalab.track.claim import STALE_SECONDS, beats_elsewhere, claimed
 from deltalab.track.journal import Journal, State
@@ -175,15 +177,16 @@ class Worker:
             return self._train(run_dir, claim, cancelled) if state is None else state
 
     def _train(self, run_dir: Path, claim: Callable[[], None], cancelled: Cancelled) -> State:
-        """Train; note what it took, and why it stopped."""
-        spec = load_spec(run_dir)
+        """Train, or measure what was trained; note what it took, and why it stopped."""
+        spec = load_work(run_dir)
         import torch
 
         from deltalab.train.distributed import ALONE
+        from deltalab.train.evaluation import run_evaluation
         from deltalab.train.gauges import Gauges
         from deltalab.train.trial import run_trial
 
-        gauges = Gauges(Journal(run_dir, claim).machine) if self.main else None
+        gauges = Gauges(Journal(run_dir, claim).machine) if self.main and isinstance(spec, TrialSpec) else None
 
         def asked() -> bool:
             claim()
@@ -193,7 +196,11 @@ class Worker:
 
         torch.set_num_threads(self.threads)
         try:
-            state = run_trial(spec, run_dir, self.device, asked, self.world or ALONE, claim)
+            if isinstance(spec, EvaluationSpec):
+                trial = load_spec(run_dir.parent / spec.trial)
+                state = run_evaluation(spec, trial, run_dir, self.device, asked, claim)
+            else:
+                state = run_trial(spec, run_dir, self.device, asked, self.world or ALONE, claim)
         except Busy as lost:
             if self.world is None:
                 raise
@@ -201,7 +208,8 @@ class Worker:
         if not self.main:
             return state
         if state is State.completed:
-            estimates.learn(run_dir.parents[1], spec, run_dir)
+            if isinstance(spec, TrialSpec):
+                estimates.learn(run_dir.parents[1], spec, run_dir)
         elif state is State.preempted and cancelled.look():
             state = State.cancelled
             Journal(run_dir, claim).state(state)

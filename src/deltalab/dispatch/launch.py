@@ -144,12 +144,12 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
 
 def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
     """Run a few steps of every shape that was never measured, as trials of a study of their own."""
-    specs, cells = {}, []
+    specs, cells, trials = {}, [], plan.trials
     for trial in plan.unmeasured:
-        spec = plan.specs[trial]
+        spec = trials[trial]
         steps = min(estimates.CALIBRATION_STEPS, spec.train.steps)
         train = replace(spec.train, steps=steps, log_every=1, checkpoint_every=0)
-        spec = replace(spec, train=train, eval=replace(spec.eval, every=0))
+        spec = replace(spec, train=train, eval=replace(spec.eval, every=0, suite_every=0))
         specs[spec.trial_id] = spec
         name = plan.names[trial].removesuffix(f" seed={spec.seed}")  # which the record adds again
         cells.append(CellRecord(name=name, levels={}, overrides={}, trials={spec.seed: spec.trial_id}))
@@ -188,7 +188,7 @@ def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -
         raise UsageError("hydra.launcher.device=cuda: no GPU is visible here; allowed is auto or cpu")
     elif not gpu_shares(launcher):
         processes = 1
-    for trial, spec in plan.specs.items():
+    for trial, spec in plan.trials.items():
         if spec.train.batch_size % (spec.train.accumulation * processes):
             raise UsageError(
                 f"{plan.names[trial]}: train.batch_size={spec.train.batch_size}: allowed is a multiple of "

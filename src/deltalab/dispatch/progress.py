@@ -138,6 +138,8 @@ def _figures(trial: Followed) -> str:
         value = record.last(metric)
         if value is not None:
             parts.append(f"{label} {value:{form}}".strip() + ("" if label else " tokens/s"))
+    if (left := record.seconds_to_go) is not None:
+        parts.append(f"{duration(left)} to go")
     return ", ".join(parts)
 
 
@@ -146,7 +148,8 @@ def _ended(trial: Followed) -> Text:
     if record.state is State.completed:
         values = {"loss": record.last("eval/loss"), "accuracy": record.last("eval/accuracy")}
         said = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-        return Text.assemble(("✓ ", "green"), f"{trial.name}: {said} ({duration(record.seconds)})")
+        early = f", ended early: {record.early}" if record.early else ""
+        return Text.assemble(("✓ ", "green"), f"{trial.name}: {said} ({duration(record.seconds)}){early}")
     error = record.details.get("error")  # a cancelled trial has none
     said = record.state.value + (f": {error}" if error else "")
     return Text.assemble(("✗ ", "red"), f"{trial.name}: {said}; log {trial.run_dir / 'log.txt'}")

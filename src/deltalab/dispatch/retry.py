@@ -60,7 +60,7 @@ def retry_trials(asked: Retry) -> int:
     """
     if asked.code not in (None, *(member.value for member in Code)):
         raise UsageError(f"--code {asked.code}: allowed is submitted or current")
-    how = _launcher(asked.launcher)
+    how = read_launcher(asked.launcher)
     observer, launched = Observer(asked.runs), ledger.list_studies(asked.runs)
     chosen: dict[str, list[str]] = {}
     left: dict[str, Counter[State]] = {}
@@ -84,7 +84,7 @@ def retry_trials(asked: Retry) -> int:
     return max(_relaunch(asked, observer, name, trials, how) for name, trials in chosen.items())
 
 
-def _launcher(words: list[str]) -> LauncherSpec | None:
+def read_launcher(words: list[str]) -> LauncherSpec | None:
     """The launcher asked for, None for the one before.
 
     Raises:

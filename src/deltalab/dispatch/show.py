@@ -134,7 +134,7 @@ def _trial_json(plan: Plan, trial: str, launcher: LauncherSpec) -> dict[str, Any
     return {
         "id": trial,
         "state": plan.records[trial].state.value,
-        "seconds": None if timing is None else timing.seconds(plan.specs[trial]),
+        "seconds": None if timing is None else timing.seconds(plan.trials[trial]),
         "memory_bytes": timing.memory if timing else None,
         "memory_counted_bytes": _counted(plan, trial, launcher),
     }
@@ -159,12 +159,12 @@ def _estimate(plan: Plan, cell: CellRecord, launcher: LauncherSpec) -> tuple[str
     if timing is None:
         return "?", counted
     memory = f"{timing.memory / 2**30:.1f} GiB" if timing.memory else counted
-    return duration(timing.seconds(plan.specs[trials[0]])), memory
+    return duration(timing.seconds(plan.trials[trials[0]])), memory
 
 
 def _counted(plan: Plan, trial: str, launcher: LauncherSpec) -> int:
     """Peak bytes of a trial's process by arithmetic."""
-    return training_memory(plan.specs[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1).peak
+    return training_memory(plan.trials[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1).peak
 
 
 def _standing(plan: Plan, cell: CellRecord) -> str:

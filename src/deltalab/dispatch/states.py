@@ -43,7 +43,7 @@ class Observer:
         apart, leave it out; another user's never does, for the cluster may not show it.
         """
         records = ledger.glances(self.runs, trials)
-        places = self._places([(t, r.submission) for t, r in records.items() if r.state in ASKED and r.submission])
+        places = self.places([(t, r.submission) for t, r in records.items() if r.state in ASKED and r.submission])
         self.jobs = places
         for trial, task in places.items():
             record = records[trial]
@@ -58,8 +58,8 @@ class Observer:
         """Trial id → state."""
         return {trial: record.state for trial, record in self.records(trials).items()}
 
-    def _places(self, queued: list[tuple[str, str]]) -> dict[str, Task]:
-        """Where the trials are that Slurm was given: (trial id, token) → Task."""
+    def places(self, queued: list[tuple[str, str]]) -> dict[str, Task]:
+        """Where the trials, or the shards of a text, are that Slurm was given: (trial or shard, token) → Task."""
         given: dict[str, Submission | None] = {}
         for token in {token for _, token in queued}:
             submission = self._submission(token)

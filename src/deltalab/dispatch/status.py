@@ -57,17 +57,20 @@ class Row:
 
     @property
     def to_go(self) -> float | None:
-        """Seconds to its end at that rate, while it runs."""
+        """Seconds to its end while it runs: as it said itself, before that at the rate so far."""
         if self.record.state is not State.running or not self.rate:
             return None
-        return max(0, self.record.steps - self.record.step) / self.rate
+        told = self.record.seconds_to_go
+        return max(0, self.record.steps - self.record.step) / self.rate if told is None else told
 
     @property
     def note(self) -> str:
-        """What else there is to say: an error, or why Slurm lets it wait."""
+        """What else there is to say: an error, what ended it early, or why Slurm lets it wait."""
         error = self.record.details.get("error")
         if error:
             return str(error)
+        if self.record.early:
+            return f"ended early: {self.record.early}"
         return f"{self.task.job} {self.task.note}".strip() if self.task is not None else ""
 
 
@@ -118,6 +121,7 @@ class Status:
                     "submission": row.record.submission,
                     "slurm_job": row.task.job if row.task else None,
                     "error": row.record.details.get("error"),
+                    "early": row.record.early,
                     "metrics": {name: row.record.last(name) for name in row.record.metrics},
                 }
                 for row in self.rows

@@ -18,6 +18,7 @@ from deltalab.dispatch.mirror import Mirror, say_curves
 from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.launcher import Code, Kind, LauncherSpec
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.study import ledger, submissions
@@ -117,13 +118,13 @@ class Launch:
                 requeue=lambda trials: self._queue(plan, {t: pending.get(t, code) for t in trials}, submission),
                 console=self.console,
             )
-            with Mirror(self.runs, plan.study.name, self.tracking, self.console), stops_on_ctrl_c(stop):
+            with Mirror(self.runs, measured_study(plan.study.name), self.tracking, self.console), stops_on_ctrl_c(stop):
                 if self.launcher.kind is Kind.inline:
                     run_inline(work, stop)
                 else:
                     run_pool(work, folder, stop)
         if self.tracking.mlflow:
-            say_curves(self.console, self.runs, plan.study.name)
+            say_curves(self.console, self.runs, measured_study(plan.study.name))
         return True
 
     def _submit(self, plan: Plan) -> int:
@@ -260,7 +261,8 @@ def _say_submitted(plan: Plan, submitted: list[Submission], follower: str | None
     lines.append(
         f"Follow: deltalab status {name} --watch    Log: deltalab logs TRIAL -f    Stop: deltalab cancel {name}"
     )
-    lines.append(f"Compare: python -m analysis.compare {name} (also half-way)")
+    compared = shlex.quote(measured_study(plan.study.name))
+    lines.append(f"Compare: python -m analysis.compare {compared} (also half-way)")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -1,4 +1,5 @@
-"""A task of a Slurm array: ``python -m deltalab.dispatch.task SUBMISSION OFFSET`` runs the trials it stands for.
+"""A task of a Slurm array: ``python -m deltalab.dispatch.task SUBMISSION OFFSET`` runs the trials it stands for, or
+makes the shards of a text.
 
 When Slurm asks it to stop (the signal before the time limit, preemption), the trial at hand writes a checkpoint and the
 task puts itself back into the queue, as often as it takes. A trial that fails makes the job FAILED, with the traceback
@@ -8,18 +9,17 @@ in the job's log as in the trial's.
 import contextlib
 import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from deltalab.dispatch import scheduler
 from deltalab.dispatch.job import StopSignal, name_ranks, run_all
 from deltalab.dispatch.mirror import Mirror
-from deltalab.errors import Busy, DeltalabError, TrialFailed
+from deltalab.dispatch.requeue import STANDSTILLS, array_index, await_end, requeue, task_cpus
+from deltalab.errors import Busy, TrialFailed
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.tracking import TrackingSpec
 from deltalab.study import ledger, submissions
 from deltalab.study.submissions import Submission
@@ -28,11 +28,6 @@ from deltalab.track.claim import claimed
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Journal, State
 from deltalab.track.provenance import machine
-
-STANDSTILLS = 3
-"""Interruptions at one and the same step after which a trial is given up: its time limit is too short."""
-END_SECONDS = 120
-"""How long a requeued task waits for Slurm to end it."""
 
 
 def run_task(folder: Path, offset: int) -> None:
@@ -48,7 +43,7 @@ def run_task(folder: Path, offset: int) -> None:
     """
     submission = submissions.read(folder)
     runs, launcher = folder.parents[1], submission.spec
-    folders = [ledger.trial_dir(runs, trial) for trial in submission.tasks[offset + _index()]]
+    folders = [ledger.trial_dir(runs, trial) for trial in submission.tasks[offset + array_index()]]
     if launcher.processes > 1:
         name_ranks()
     main = int(os.environ.get("RANK", "0")) == 0
@@ -59,38 +54,15 @@ def run_task(folder: Path, offset: int) -> None:
             _say_where(folders)
         with _mirrored(runs, submission) if main else contextlib.nullcontext():
             try:
-                run_all(folders, launcher.device, launcher.threads or _cpus(), stop)
+                run_all(folders, launcher.device, launcher.threads or task_cpus(), stop)
             except TrialFailed as error:
                 failure = error
         if main and stop() and (left := [path for path in folders if not journal.glance(path).state.terminal]):
-            requeued = _requeue(left)
+            requeued = requeue("its trials are checkpointed", lambda: [_refuse_standstill(path) for path in left])
     if requeued:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # now it may end this process, nothing is lost
-        time.sleep(END_SECONDS)
-        raise DeltalabError(f"requeued, and Slurm did not end the job within {END_SECONDS} s")
+        await_end()
     if failure is not None:
         raise failure
-
-
-def _index() -> int:
-    return int(os.environ["SLURM_ARRAY_TASK_ID"])
-
-
-def _cpus() -> int:
-    return int(os.environ.get("SLURM_CPUS_PER_TASK", len(os.sched_getaffinity(0))))
-
-
-def _requeue(left: list[Path]) -> bool:
-    """Back into the queue, unless somebody cancelled the job; what cannot come further fails instead."""
-    job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{_index()}"
-    if not scheduler.is_running(job):
-        print(f"job {job} was cancelled or requeued by others; its trials are checkpointed", flush=True)
-        return False
-    for folder in left:
-        _refuse_standstill(folder)
-    scheduler.requeue(job)
-    print(f"requeued job {job}", flush=True)
-    return True
 
 
 def _refuse_standstill(run_dir: Path) -> None:
@@ -118,7 +90,7 @@ def _say_where(folders: list[Path]) -> None:
 @contextlib.contextmanager
 def _mirrored(runs: Path, submission: Submission) -> Iterator[None]:
     """Mirror the study to MLflow meanwhile, unless another of its workers does; then have a last look at the end."""
-    study, tracking = submission.study, TrackingSpec(**submission.tracking)
+    study, tracking = measured_study(submission.study), TrackingSpec(**submission.tracking)
     place = ledger.study_dir(runs, study) / ".mirror"
     mirrors = tracking.mlflow and _mirrors(runs, study, tracking, place)
     with mirrors or contextlib.nullcontext(True) as mine:
@@ -144,8 +116,13 @@ def _mirrors(runs: Path, study: str, tracking: TrackingSpec, place: Path) -> Ite
 
 def main(arguments: list[str]) -> int:
     """Entry point of a task; the traceback of a failed trial goes to the job's log."""
-    folder, offset = arguments
-    run_task(Path(folder), int(offset))
+    folder, offset = Path(arguments[0]), int(arguments[1])
+    if submissions.read(folder).text is None:
+        run_task(folder, offset)
+    else:
+        from deltalab.dispatch.shards import make_task_shards
+
+        make_task_shards(folder, offset)
     return 0
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from deltalab.data.batch import Batch, Task
 from deltalab.model.language_model import logits_of
+from deltalab.model.memory import sequences_at_once
 from deltalab.spec.eval import EvalSpec
 
 SQUARES = ("correct_2", "product", "count_2", "rows")
@@ -82,13 +84,22 @@ def _totals(
     try:
         with torch.inference_mode(), autocast or contextlib.nullcontext():
             for batch in task.eval_batches(spec.sequences, spec.batch_size):
-                for name, value in _sums(model, batch, device).items():
-                    sums[name] = sums[name] + value
+                for part in _parts(batch, task.vocab_size):
+                    for name, value in _sums(model, part, device).items():
+                        sums[name] = sums[name] + value
                 if task.token_bytes is not None:
                     sums["bytes"] += int(task.token_bytes[batch.targets[batch.scored]].sum())
     finally:
         model.train(training)
     return {name: float(value) for name, value in sums.items()}
+
+
+def _parts(batch: Batch, vocab_size: int) -> Iterator[Batch]:
+    """The batch in parts whose logits fit into memory."""
+    rows, length = batch.tokens.shape
+    at_once = sequences_at_once(vocab_size, length)
+    for start in range(0, rows, at_once):
+        yield batch.rows(start, min(start + at_once, rows))
 
 
 def _sums(model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from deltalab.dispatch.steer import find_one
 from deltalab.errors import ConfigError, NotFoundError, UsageError
 from deltalab.model.language_model import LanguageModel
+from deltalab.model.weights import load_weights
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.ledger import trial_dir
 from deltalab.track import journal
@@ -29,8 +27,6 @@ from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint
 CONFIG = "config.json"
 EXPORTED = "trial"
 """Key of an exported configuration under which the trial stands."""
-PREFIX = "model."
-"""What the names of parameters begin with in an export."""
 
 
 def load(
@@ -96,40 +92,6 @@ def read_spec(weights: Path) -> TrialSpec:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UsageError(f"{file}: not the configuration of a trial of this deltalab ({said})") from error
-
-
-def load_weights(
-    file: Path, spec: TrialSpec, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
-) -> LanguageModel:
-    """The model of a spec with the parameters of a file, in eval mode. Arguments and errors as ``load``."""
-    with torch.device("meta"):
-        model = LanguageModel(spec.variant, spec.model)
-    try:
-        tensors = load_file(file, device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{file}: cannot be read as safetensors ({error})") from error
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    _check(file, model, tensors)
-    if dtype is not None:
-        tensors = {name: x if name in model.fp32 else x.to(dtype) for name, x in tensors.items()}
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
-
-
-def _check(file: Path, model: LanguageModel, tensors: dict[str, Tensor]) -> None:
-    """Refuse other parameters than the model has.
-
-    Raises:
-        UsageError: the first that differs.
-    """
-    for name, parameter in model.named_parameters():
-        if name not in tensors:
-            raise UsageError(f"{file}: no parameter {name}, which {CONFIG} asks for")
-        if tensors[name].shape != parameter.shape:
-            found, wanted = list(tensors[name].shape), list(parameter.shape)
-            raise UsageError(f"{file}: {name} has shape {found}; allowed is {wanted}, as {CONFIG} says")
-    if more := sorted(tensors.keys() - dict(model.named_parameters())):
-        raise UsageError(f"{file}: parameter {more[0]}, which the model of {CONFIG} does not have")
 
 
 def _why_not(run_dir: Path) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltalab.exchange.codec import make_codec
-from deltalab.exchange.load import find_weights, load_weights, read_spec
+from deltalab.exchange.load import find_weights, read_spec
 from deltalab.exchange.write import Written, write
+from deltalab.model.weights import load_weights
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.train.distributed import pick_device

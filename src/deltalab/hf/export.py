@@ -8,10 +8,11 @@ import torch
 from transformers.utils import logging
 
 from deltalab.errors import UsageError
-from deltalab.exchange.load import find_weights, load_weights, read_spec
+from deltalab.exchange.load import find_weights, read_spec
 from deltalab.hf.configuration import DeltalabConfig
 from deltalab.hf.modeling import DeltalabForCausalLM
 from deltalab.hf.tokenizer import make_tokenizer
+from deltalab.model.weights import load_weights
 
 
 def export(trial: str, folder: Path, runs: Path, study: str | None = None, dtype: str | None = None) -> None:

@@ -31,7 +31,8 @@ def decode_step(
         qkv: [N, 2·H·K + HV·V], q, k and v of the token side by side, before the convolution.
         state: [N, HV, K, V].
         heads: H, key heads.
-        g, b: none, [N, H] or [N, H, K]: log-decay and erase gate.
+        g: none, [N, H] or [N, H, K]: log-decay.
+        b: none, [N, H] or [N, H, K]: erase gate.
         w: none, [N, HV] or [N, HV, V]: write gate.
         conv_weight: [2·H·K + HV·V, width] of the short convolution; none without one.
         conv_state: [N, 2·H·K + HV·V, width − 1], the tokens before this one, newest last; goes with ``conv_weight``.

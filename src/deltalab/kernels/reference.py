@@ -34,7 +34,8 @@ def gated_delta_rule(
     """Run the recurrence one token at a time.
 
     Args:
-        q, k: [B, T, H, K].
+        q: [B, T, H, K].
+        k: [B, T, H, K].
         v: [B, T, HV, V], HV a multiple of H.
         g: none (no decay), [B, T, H] or [B, T, H, K].
         b: none (b = 0, no erase), [B, T, H] or [B, T, H, K].

@@ -29,9 +29,11 @@ def ssd(
     """Run whole sequences.
 
     Args:
-        C, B: [B, T, G, N].
+        C: [B, T, G, N].
+        B: [B, T, G, N].
         x: [B, T, H, P].
-        g, dt: [B, T, H].
+        g: [B, T, H], log-decay.
+        dt: [B, T, H], step Δ.
         output_final_state: whether to return the state after each sequence's last token.
         cu_seqlens: [N + 1] boundaries of sequences packed along T (B = 1).
         form: as in ``dispatch.gated_delta_rule``.

@@ -61,9 +61,12 @@ def trapezoid(
     """Run whole sequences.
 
     Args:
-        C, B: [B, T, R, H, N].
+        C: [B, T, R, H, N].
+        B: [B, T, R, H, N].
         x: [B, T, R, H, P].
-        g, dt, mix: [B, T, H], log-decay (≤ 0), step Δ and the share λ of the step that the token itself takes.
+        g: [B, T, H], log-decay (≤ 0).
+        dt: [B, T, H], step Δ.
+        mix: [B, T, H], the share λ of the step that the token itself takes.
         theta: [B, T, H, S] angles in radians, 2S ≤ N.
         output_final_state: whether to return what each sequence leaves to a next token.
         cu_seqlens: [N + 1] boundaries of sequences packed along T (B = 1).
@@ -162,6 +165,8 @@ _bounds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def _sub_bounds(cu_seqlens: Tensor, rank: int) -> Tensor:
     """Boundaries counted in sub-tokens; one tensor as long as the given one lives unchanged, for the kernels read the
     numbers of a new one, and wait for the device to do so."""
+    if cu_seqlens.is_inference():  # it does not tell whether it was changed
+        return cu_seqlens * rank
     known = _bounds.get(cu_seqlens)
     if known is None or known[:2] != (cu_seqlens._version, rank):
         known = _bounds[cu_seqlens] = (cu_seqlens._version, rank, cu_seqlens * rank)

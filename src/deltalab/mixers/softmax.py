@@ -34,7 +34,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cu_seqlens: Tens
     """Causal attention.
 
     Args:
-        q, k, v: [B, H, T, d].
+        q: [B, H, T, d].
+        k: [B, H, T, d].
+        v: [B, H, T, d].
         window: tokens that are seen, the present one included; None for all of the past.
         cu_seqlens: [N + 1] offsets of packed sequences, from 0 to T.
 

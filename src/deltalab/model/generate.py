@@ -112,7 +112,8 @@ class Steps:
         """Record a step; none is taken."""
         read = self._cache.tokens
         self._tokens, self._graph = tokens.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # thread_local: what other threads ask of the GPU meanwhile (train.feed pins memory) does not spoil the capture
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._logits = self._model.step(self._tokens, self._cache)
         self._cache.tokens = read
 

@@ -56,6 +56,15 @@ def tokens_at_once(vocab_size: int) -> int:
     return max(1, LOGITS_BYTES // (4 * vocab_size))
 
 
+EVALUATED_BYTES = 2**31
+"""Most bytes of fp32 logits that an evaluation (``evals.accuracy``) has at once, but those of one sequence."""
+
+
+def sequences_at_once(vocab_size: int, length: int) -> int:
+    """Of how many sequences of a batch an evaluation takes the logits at once, at most."""
+    return max(1, EVALUATED_BYTES // (4 * vocab_size * length))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """How a trial is computed, as far as memory is concerned.
@@ -163,7 +172,8 @@ def head_bytes(model: ModelSpec, form: Form, tokens: int) -> int:
 
 def evaluation_bytes(spec: TrialSpec, form: Form) -> int:
     """Logits in fp32 and their log-probabilities, beside the residual stream, of the sequences read at once."""
-    tokens = min(spec.eval.batch_size, spec.eval.sequences) * spec.data.test_length
+    at_once = sequences_at_once(spec.data.vocab_size, spec.data.test_length)
+    tokens = min(spec.eval.batch_size, spec.eval.sequences, at_once) * spec.data.test_length
     return tokens * (8 * (spec.model.vocab_size or 0) + 4 * spec.model.d_model)
 
 

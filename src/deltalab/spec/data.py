@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from deltalab.errors import ConfigError
+from deltalab.spec.groups import MAX_ORDER, Group, generated_group
 
 Ranges = list[tuple[int, int]]
 """Inclusive ranges counted from 1; a range is named ``first-last`` where it becomes a slice of a metric."""
@@ -16,51 +16,6 @@ DEPTHS: Ranges = [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]
 
 BYTE_VOCAB = 257
 """Tokens of the byte tokenizer: 256 bytes and the end of a document."""
-
-
-class Group(Enum):
-    """Finite groups whose word problem can be asked: cyclic, symmetric and alternating."""
-
-    Z2 = "Z2"
-    Z3 = "Z3"
-    Z5 = "Z5"
-    Z60 = "Z60"
-    S3 = "S3"
-    S4 = "S4"
-    S5 = "S5"
-    A5 = "A5"
-
-    @property
-    def degree(self) -> int:
-        """n of Zn, Sn, An: the number of points the group permutes."""
-        return int(self.value[1:])
-
-    @property
-    def order(self) -> int:
-        """Number of elements: n for Zn, n! for Sn, n!/2 for An."""
-        symmetric = math.factorial(self.degree)
-        return {"Z": self.degree, "S": symmetric, "A": symmetric // 2}[self.value[0]]
-
-
-MAX_ORDER = 1000
-"""Elements of the largest group that generators may make: its table is laid out whole."""
-
-Permutation = tuple[int, ...]
-
-
-def generated_group(generators: Sequence[Sequence[int]]) -> list[Permutation]:
-    """Every product of the generators in lexicographic order, the identity first; stops soon after ``MAX_ORDER``.
-
-    Args:
-        generators: permutations as the images of the points 0 to n − 1.
-    """
-    identity = tuple(range(len(generators[0])))
-    found, fresh = {identity}, [identity]
-    while fresh and len(found) <= MAX_ORDER:
-        products = {tuple(generator[point] for point in element) for element in fresh for generator in generators}
-        fresh = list(products - found)
-        found |= products
-    return sorted(found)
 
 
 class Tokenizer(Enum):
@@ -291,7 +246,7 @@ class TextSpec(DataSpec):
     """Next-token prediction on text: a corpus that is on every machine, a data set of the hub, or files.
 
     Exactly one of ``corpus``, ``hub`` and ``files`` says where the text is. A corpus is tokenised when it is first
-    used; the others by ``deltalab prepare`` before.
+    used; the others by ``deltalab prepare`` before, or while a trial trains (``streaming``).
 
     Attributes:
         corpus: ``stdlib`` is the source of Python's standard library, ``docstrings`` the documentation strings in it,
@@ -304,14 +259,15 @@ class TextSpec(DataSpec):
         column: where the rows of ``hub`` or ``files`` have their text.
         tokenizer: bytes, a byte-level BPE trained on the text, or a given one.
         bpe_vocab: tokens of the BPE, the end of a document included.
-        tokenizer_name: the given tokenizer: a JSON file of ``tokenizers``, or a name on the hub.
+        tokenizer_name: the given tokenizer: a ``tokenizer.json``, a folder with one, or a name on the hub.
         bos: its token before each document, as it is written (``<s>``); null puts none.
         eos: its token after each document; null puts none.
         held_out: percent of the documents that are validation, and as many test; a document's hash decides.
+        streaming: tokens are made while trials train, a shard before it is read, instead of all of them before.
         reset: sequences are packed either way; true begins every document with an empty state, a new attention and a
             new convolution, false lets them run on from the one before.
-        corpus_sha256: hash of the text; null is filled in when the trial is resolved, so trials on different texts
-            never share an id.
+        corpus_sha256: hash of the text, or, streaming, of its files' names and sizes; null is filled in when the trial
+            is resolved, so trials on different texts never share an id.
         tokenizer_sha256: hash of the given tokenizer, filled in likewise.
         tokenizer_vocab: its number of tokens, filled in likewise.
     """
@@ -329,6 +285,7 @@ class TextSpec(DataSpec):
     bos: str | None = None
     eos: str | None = None
     held_out: float = 5.0
+    streaming: bool = False
     reset: bool = False
     corpus_sha256: str | None = None
     tokenizer_sha256: str | None = None
@@ -346,6 +303,9 @@ class TextSpec(DataSpec):
             allowed = f"null, or {others} with it" if named else "a text (data.corpus, data.hub or data.files)"
             raise ConfigError(f"data.{last}", "null" if said is None else said, allowed)
         self._check_tokenizer()
+        if self.streaming and self.corpus is not None:
+            allowed = f"false with data.corpus={self.corpus.value}, whose tokens are made at its first use anyway"
+            raise ConfigError("data.streaming", "true", allowed)
         if not 0 < self.held_out < 50:
             raise ConfigError("data.held_out", self.held_out, "a percentage above 0 and below 50")
         for key in ("corpus_sha256", "tokenizer_sha256"):

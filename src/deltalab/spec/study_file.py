@@ -128,8 +128,15 @@ def text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return "[" + ",".join(text(item) for item in value) + "]"
+        return "[" + ",".join(_item(item) for item in value) + "]"
     return str(value)
+
+
+def _item(value: Any) -> str:
+    """An entry of a list; words with spaces and signs in quotes."""
+    if not isinstance(value, str) or re.fullmatch(r"[\w./+*-]+", value):
+        return text(value)
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 class _Reader:

@@ -35,6 +35,13 @@ class TrainSpec:
         log_every: steps between logged training metrics.
         checkpoint_every: steps between checkpoints; 0 writes one only when the run is asked to stop.
         loss_bound: a loss above it, or NaN, ends the trial as diverged.
+        max_hours: running time, over all resumed executions, after which the trial ends where it is: evaluated, with
+            weights, marked wherever it is compared; null sets no limit. The learning rate goes by ``steps`` alone.
+        deterministic: use only operations that give the same bits every time, slower ones where need be, and fail where
+            there is none.
+        profile: record a few steps, to look at (train/profiling.py).
+        peak_tflops: TFLOP/s of one device at best, for the MFU; null takes its data sheet's (train/peaks.py), and where
+            that is not known no MFU is logged.
     """
 
     steps: int = 1000
@@ -53,6 +60,10 @@ class TrainSpec:
     log_every: int = 20
     checkpoint_every: int = 200
     loss_bound: float = 50.0
+    max_hours: float | None = None
+    deterministic: bool = False
+    profile: bool = False
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulation", "log_every"):
@@ -64,6 +75,9 @@ class TrainSpec:
         for key in ("lr", "clip", "loss_bound"):
             if not getattr(self, key) > 0:
                 raise ConfigError(f"train.{key}", getattr(self, key), "a number above 0")
+        for key in ("max_hours", "peak_tflops"):
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
+                raise ConfigError(f"train.{key}", getattr(self, key), "null or a number above 0")
         if self.weight_decay < 0:
             raise ConfigError("train.weight_decay", self.weight_decay, "a number from 0")
         for key in ("beta1", "beta2"):

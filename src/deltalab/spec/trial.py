@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deltalab.errors import ConfigError
@@ -19,7 +20,9 @@ from deltalab.spec.data import (
     TextSpec,
 )
 from deltalab.spec.eval import EvalSpec
+from deltalab.spec.expressible import refuse_inexpressible
 from deltalab.spec.model import BUDGETING, ModelSpec
+from deltalab.spec.suite import suite_identity
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.variant import Layer, VariantSpec
 
@@ -48,6 +51,8 @@ class TrialSpec:
 
     def __post_init__(self) -> None:
         whole_seed(self.seed)
+        if self.eval.sample_every and not isinstance(self.data, TextSpec):
+            raise ConfigError("eval.sample_every", self.eval.sample_every, f"0 with data of task {self.task}, no text")
         if self.model.depth is not None and len(self.variant.pattern) > self.model.depth:
             written = "[" + ",".join(layer.value for layer in self.variant.pattern) + "]"
             raise ConfigError("variant.pattern", written, f"at most model.depth = {self.model.depth} layers")
@@ -55,6 +60,8 @@ class TrialSpec:
             raise ConfigError(
                 "model.d_state", self.model.d_state, "even with mamba3 layers, whose state turns in pairs"
             )
+        for asked in self.eval.asked:
+            refuse_inexpressible(asked, self.data)
 
     @property
     def task(self) -> str:
@@ -84,15 +91,21 @@ class TrialSpec:
     @property
     def trial_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label and the way its widths were
-        found left out, and so where its text was found."""
+        found left out, and so where its text was found and how many at a time a suite takes."""
         plain = self.to_dict()
         del plain["variant"]["name"]
         for key in LOCATING:
             plain["data"].pop(key, None)
         for key in BUDGETING:
             del plain["model"][key]
-        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        plain["eval"]["suites"] = [suite_identity(asked) for asked in self.eval.asked]
+        return short_hash(plain)
+
+
+def short_hash(plain: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the canonical JSON."""
+    canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def whole_seed(given: int | str) -> int:
@@ -120,16 +133,18 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[T], plain: dict[str, Any]) -> T:
-    """A flat spec from JSON values; enums (also in lists) by value."""
+    """A flat spec from JSON values; enums (also in lists, and those that may be null) by value."""
     hints = get_type_hints(cls)
     return cls(**{key: _typed(hints[key], value) for key, value in plain.items()})
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    if isinstance(hint, UnionType):
+        hint = next(kind for kind in get_args(hint) if (kind is NoneType) == (value is None))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
-    if get_origin(hint) is list and value is not None:
-        return [_typed(get_args(hint)[0], item) for item in value]
+    if (origin := get_origin(hint)) in (list, tuple) and value is not None:
+        return origin(_typed(get_args(hint)[0], item) for item in value)
     return value
 
 

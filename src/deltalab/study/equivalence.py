@@ -18,6 +18,7 @@ written in one. Trials with the same plainest trial are equivalent. Where that f
     bytes                            bpe_vocab
     steps                            log_every and eval.every above them; checkpoints, which a resumed run repeats
     eval.sequences                   eval.batch_size above them
+    nothing                          samples, profiles and the peak that MFU is a share of: only looked at
 
 Parameters draw their initial values by seed, name and shape, so one that is absent changes no other. What only may
 compute the same, as a batch split into other parts, is not equivalent.
@@ -27,8 +28,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from deltalab.spec.data import DataSpec, Group, StateTrackingSpec, TextSpec, Tokenizer, generated_group
+from deltalab.spec.data import DataSpec, StateTrackingSpec, TextSpec, Tokenizer
 from deltalab.spec.eval import EvalSpec
+from deltalab.spec.groups import Group, generated_group
 from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.train import TrainSpec
 from deltalab.spec.trial import TrialSpec
@@ -63,7 +65,7 @@ def plainest(spec: TrialSpec) -> TrialSpec:
         variant=variant,
         model=_model(spec.model, variant),
         data=_data(spec.data),
-        train=replace(spec.train, log_every=min(spec.train.log_every, spec.train.steps), checkpoint_every=0),
+        train=_train(spec.train),
         eval=_eval(spec.eval, spec.train),
     )
 
@@ -125,6 +127,13 @@ def _generators(group: Group, given: tuple[tuple[int, ...], ...] | None) -> list
     return [list(element) for element in chosen]
 
 
+def _train(train: TrainSpec) -> TrainSpec:
+    looked_at = {key: getattr(TrainSpec, key) for key in ("profile", "peak_tflops")}
+    return replace(train, log_every=min(train.log_every, train.steps), checkpoint_every=0, **looked_at)
+
+
 def _eval(evaluation: EvalSpec, train: TrainSpec) -> EvalSpec:
     every = evaluation.every if evaluation.every < train.steps else 0
-    return replace(evaluation, every=every, batch_size=min(evaluation.batch_size, evaluation.sequences))
+    looked_at = {key: getattr(EvalSpec, key) for key in ("sample_every", "samples", "sample_tokens")}
+    batch_size = min(evaluation.batch_size, evaluation.sequences)
+    return replace(evaluation, every=every, batch_size=batch_size, **looked_at)

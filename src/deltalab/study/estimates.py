@@ -2,12 +2,14 @@
 
 RUNS/timings/<key>.json holds the newest measurement; the key is a hash of what decides speed (variant, model, data,
 batch, precision, evaluation) and of nothing else, so that seeds, learning rates and longer training share it.
-Time is modelled as start + steps · step + evaluations · evaluation.
+Time is modelled as start + steps · step + evaluations · evaluation + measurings · suites.
 """
 
 import hashlib
 import json
+import math
 import statistics
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,7 @@ FOLDER = "timings"
 SPEED = {
     "variant": ("rank", "decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
     "train": ("batch_size", "accumulation", "precision", "activation_checkpointing", "compile"),
-    "eval": ("sequences", "batch_size"),
+    "eval": ("sequences", "batch_size", "suites", "suite_every"),
 }
 """Of these parts of a spec only these fields decide speed; of model and data all."""
 CALIBRATION_STEPS = 20
@@ -39,6 +41,7 @@ class Timing:
         start: seconds from the run's begin to its first step's end.
         step: seconds a step takes.
         evaluation: seconds an evaluation takes.
+        suites: seconds that all suites of ``eval.suites`` take once.
         memory: peak bytes, or 0 when it was not measured.
         processes: processes the trial ran as.
     """
@@ -48,15 +51,21 @@ class Timing:
     start: float
     step: float
     evaluation: float
+    suites: float = 0.0
     memory: int = 0
     processes: int = 1
 
     def seconds(self, spec: TrialSpec, done: int = 0) -> float:
         """Time a trial takes from a finished step on."""
-        every = spec.eval.every
         last = spec.train.steps - 1
-        evaluations = 1 + (last // every - min(done, last) // every if every else 0)
-        return self.start + self.step * max(0, spec.train.steps - done) + self.evaluation * evaluations
+
+        def times(every: int) -> int:
+            return last // every - min(done, last) // every if every else 0
+
+        steps = self.step * max(0, spec.train.steps - done)
+        between = self.evaluation * times(spec.eval.every) + self.suites * times(spec.eval.suite_every)
+        limit = math.inf if spec.train.max_hours is None else 3600 * spec.train.max_hours
+        return min(self.start + steps + between, limit) + self.evaluation + self.suites
 
 
 def key(spec: TrialSpec) -> str:
@@ -95,9 +104,12 @@ def _measured(spec: TrialSpec, lines: list[dict[str, Any]]) -> Timing | None:
     if not last or last[-1].get("state") != State.completed.value:
         return None
     steps, evaluations = [], []
-    for one, two in pairwise(line for line in last if line["event"] == "metrics"):
+    suites: dict[int, float] = defaultdict(float)
+    for one, two in pairwise(line for line in last if line["event"] in journal.MEASURED):
         took, gained = two["t"] - one["t"], two["step"] - one["step"]
-        if "train/loss" not in two["values"]:
+        if two["event"] == "evaluation":
+            suites[two["step"]] += took
+        elif "train/loss" not in two["values"]:
             evaluations.append((took, gained))
         elif gained > 0:
             steps.append(took / gained)
@@ -110,6 +122,7 @@ def _measured(spec: TrialSpec, lines: list[dict[str, Any]]) -> Timing | None:
         start=max(0.0, last[1]["t"] - last[0]["t"]),
         step=step,
         evaluation=max(0.0, statistics.median(t - n * step for t, n in evaluations)) if evaluations else 0.0,
+        suites=statistics.median(suites.values()) if suites else 0.0,
         memory=int(last[-1].get("memory", 0)),
         processes=int(last[0].get("world", 1)),
     )

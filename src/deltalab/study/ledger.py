@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deltalab.errors import NotFoundError
+from deltalab.spec.evaluation import Work, measured_study, read_work
 from deltalab.spec.launcher import Kind, LauncherSpec
 from deltalab.spec.study import StudySpec
 from deltalab.spec.tracking import TrackingSpec
@@ -180,13 +181,15 @@ def list_studies(runs: Path) -> list[str]:
 
 
 def newest_study(runs: Path) -> str | None:
-    """The study launched last, None before there is one; what a calibration measured is none unless it is alone."""
+    """The study launched last, None before there is one; a calibration is none unless it is alone, nor are
+    evaluations of a study's trials."""
     launched = list_studies(runs)
-    return next((name for name in launched if not name.endswith(CALIBRATION)), launched[0] if launched else None)
+    asked = (name for name in launched if not name.endswith(CALIBRATION) and measured_study(name) == name)
+    return next(asked, launched[0] if launched else None)
 
 
-def freeze(runs: Path, spec: TrialSpec) -> Path:
-    """Write a trial's config.json once and return its run directory."""
+def freeze(runs: Path, spec: Work) -> Path:
+    """Write the config.json of a trial, or of an evaluation, once and return its run directory."""
     folder = trial_dir(runs, spec.trial_id)
     path = folder / "config.json"
     if not path.exists():
@@ -195,11 +198,20 @@ def freeze(runs: Path, spec: TrialSpec) -> Path:
 
 
 def load_spec(run_dir: Path) -> TrialSpec:
-    """The frozen spec of a run directory."""
+    """The frozen spec of a trial's run directory."""
+    return TrialSpec.from_dict(_config(run_dir))
+
+
+def load_work(run_dir: Path) -> Work:
+    """The frozen spec of a run directory, a trial's or an evaluation's."""
+    return read_work(_config(run_dir))
+
+
+def _config(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "config.json"
     if not path.exists():
         raise NotFoundError(f"{run_dir}: no config.json, so this is no run directory")
-    return TrialSpec.from_dict(json.loads(path.read_text()))
+    return json.loads(path.read_text())
 
 
 def record_of(runs: Path, trial_id: str) -> Record:

@@ -13,6 +13,7 @@ from deltalab.errors import UsageError
 from deltalab.model.accounting import cost
 from deltalab.model.matching import layer_states, state_mismatch
 from deltalab.spec.data import TextSpec
+from deltalab.spec.evaluation import Work
 from deltalab.spec.study import Equivalence, Goal, Match, StudySpec
 from deltalab.spec.study_file import text
 from deltalab.spec.trial import TrialSpec
@@ -20,7 +21,7 @@ from deltalab.study import estimates
 from deltalab.study.design import cell_name, cells_of
 from deltalab.study.equivalence import classes, equivalence_key
 from deltalab.study.estimates import Timing
-from deltalab.study.ledger import CellRecord, StudyRecord, load_spec, trial_dir
+from deltalab.study.ledger import CellRecord, StudyRecord, load_work, trial_dir
 from deltalab.study.match import Budget, budget_of, mismatches
 from deltalab.study.tuning import best
 from deltalab.track.journal import Record, State
@@ -47,10 +48,15 @@ class Plan:
 
     study: StudySpec
     cells: list[CellRecord]
-    specs: dict[str, TrialSpec]
+    specs: Mapping[str, Work]
     records: dict[str, Record]
     timings: dict[str, Timing] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def trials(self) -> dict[str, TrialSpec]:
+        """``specs`` less the evaluations of trials."""
+        return {trial: spec for trial, spec in self.specs.items() if isinstance(spec, TrialSpec)}
 
     @property
     def states(self) -> dict[str, State]:
@@ -74,19 +80,20 @@ class Plan:
 
     def seconds(self, trials: Iterable[str]) -> float | None:
         """Time that trials still take, one after another, or None where the shape of one was never measured."""
-        total = 0.0
+        total, specs = 0.0, self.trials
         for trial in trials:
             if trial not in self.timings:
                 return None
             if not self.records[trial].state.terminal:
-                total += self.timings[trial].seconds(self.specs[trial], self.records[trial].step)
+                total += self.timings[trial].seconds(specs[trial], self.records[trial].step)
         return total
 
     @property
     def unmeasured(self) -> list[str]:
         """A trial of each shape that is yet to run and was never measured."""
-        open_ = (trial for trial in self.specs if not self.records[trial].state.terminal and trial not in self.timings)
-        return list({estimates.key(self.specs[trial]): trial for trial in open_}.values())
+        unknown = ((trial, spec) for trial, spec in self.trials.items() if trial not in self.timings)
+        open_ = ((trial, spec) for trial, spec in unknown if not self.records[trial].state.terminal)
+        return list({estimates.key(spec): trial for trial, spec in open_}.values())
 
 
 def make_plan(study: StudySpec, overrides: Mapping[str, str], compose: Compose, runs: Path, records: Records) -> Plan:
@@ -320,7 +327,7 @@ def recorded_plan(record: StudyRecord, trials: Iterable[str], runs: Path, record
     """
     wanted = set(trials)
     order = [trial for cell in record.cells for _, trial in cell.named_trials() if trial in wanted]
-    specs = {trial: load_spec(trial_dir(runs, trial)) for trial in dict.fromkeys(order)}
+    specs = {trial: load_work(trial_dir(runs, trial)) for trial in dict.fromkeys(order)}
     plain = record.study
     study = StudySpec(
         name=record.name,
@@ -383,10 +390,12 @@ def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
     if isinstance(spec.data, TextSpec):
         known += ["eval/perplexity", "eval/bits_per_byte"]
     known += [f"train/{name}" for name in ("loss", "accuracy", "grad_norm", "tokens_per_second")]
+    suites = tuple(f"{asked.suite.value}/" for asked in spec.eval.asked)
+    known += [f"{suite}… of eval.suites" for suite in suites]
     asked = {f"metrics.{metric}": metric for metric in study.metrics}
     if study.tune is not None:
         asked["tune.metric"] = study.tune.metric
     for key, metric in asked.items():
-        if metric not in known:
+        if metric not in known and not metric.startswith(suites):
             value = study.metrics[metric].value if key != "tune.metric" else metric
             raise study.mistake(key, value, ", ".join(known))

@@ -39,10 +39,12 @@ class Submission:
         snapshot: digest of the code its workers run.
         launcher: the LauncherSpec as plain JSON values.
         tracking: the TrackingSpec as plain JSON values.
-        tasks: trial ids of each task, in order.
+        tasks: trial ids of each task, in order; of a text, numbers of the shards.
         jobs: ``{"id": "1234", "offset": 100, "count": 50}``: a Slurm array and the tasks it runs; the id is "" from
             just before ``sbatch`` to just after.
         follower: Slurm job that launches the study again when these have ended, or "".
+        text: the TextSpec whose shards the tasks make as plain JSON values; None of trials.
+        store: the folder of that text's store, or "".
     """
 
     token: str
@@ -56,6 +58,8 @@ class Submission:
     tasks: list[list[str]]
     jobs: list[dict[str, Any]] = field(default_factory=list)
     follower: str = ""
+    text: dict[str, Any] | None = None
+    store: str = ""
 
     @property
     def spec(self) -> LauncherSpec:

@@ -5,7 +5,8 @@ A line is one of
     {"t": 1700000000.0, "event": "state", "state": "running", ...details}
     {"t": 1700000001.0, "event": "metrics", "step": 20, "values": {"train/loss": 0.69}}
     {"t": 1700000002.0, "event": "evaluation", "step": 20, "values": {"small/parity/64/accuracy": 0.98}, ...details}
-    {"t": 1700000003.0, "event": "machine", "gauges": {"system/cpu_utilization_percentage": 97.0}}
+    {"t": 1700000003.0, "event": "note", "step": 20, "text": "loss spike: 9.1, …", ...details}
+    {"t": 1700000004.0, "event": "machine", "gauges": {"system/cpu_utilization_percentage": 97.0}}
 
 A run directory holds
 
@@ -16,6 +17,8 @@ A run directory holds
     cancel           asks whoever runs the trial to stop for good
     checkpoints/     step-XXXXXXXX folders, the newest complete one is the truth
     model.safetensors  final weights
+    samples/         what the model wrote on at step-XXXXXXXX.txt
+    profile/         trace and table of a few steps
     log.txt          standard output and error of the runs
 """
 
@@ -95,6 +98,16 @@ class Record:
         step = max((step for step in points if step <= self.step), default=None)
         return None if step is None else points[step]
 
+    @property
+    def seconds_to_go(self) -> float | None:
+        """What the trial said last of its time to go, None before it did."""
+        return self.last("train/seconds_to_go")
+
+    @property
+    def early(self) -> str | None:
+        """What ended a completed trial before its last step (``train.max_hours=2``), None if nothing did."""
+        return self.details.get("early")
+
 
 class Journal:
     """Appends to a run directory's journal. One writer at a time (the holder of the claim).
@@ -142,6 +155,10 @@ class Journal:
     def machine(self, gauges: dict[str, float]) -> None:
         """Record what the machine is doing; no table reads it, MLflow shows it over time."""
         self._append({"t": time.time(), "event": "machine", "gauges": gauges}, durable=False)
+
+    def note(self, step: int, text: str, **details: Any) -> None:
+        """Record what happened at a step, in words; survives a killed process."""
+        self._append({"t": time.time(), "event": "note", "step": step, "text": text, **details}, durable=False)
 
     def _append(self, entry: dict[str, Any], durable: bool) -> None:
         self.check()

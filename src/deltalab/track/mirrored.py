@@ -82,6 +82,7 @@ def _trial(client: Any, uri: str, study: str, run: Any) -> MirroredTrial:
         updated=ended,
         seconds=ended - began,
         step=max(last_steps, default=0),
+        details={"early": early} if (early := run.data.tags.get("deltalab.early")) else {},
     )
     curves = _Curves(client, uri, study, run.info.run_id, names)
     return MirroredTrial(history=History(record=record, points=curves), params=run.data.params, tags=run.data.tags)

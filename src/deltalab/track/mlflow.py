@@ -164,6 +164,7 @@ class Mirror:
         self._send(cursor, lines, record["study"]["metrics"])
         self._send_evaluations(book, cursor, [line for line in lines if line["event"] == "evaluation"])
         self._send_state(cursor, lines)
+        self._send_files(cursor, run_dir, lines)
         cursor.offset = offset
         self._save()
         return 1
@@ -254,6 +255,8 @@ class Mirror:
     def _send_state(self, cursor: Cursor, lines: list[dict[str, Any]]) -> None:
         from mlflow.entities import RunTag
 
+        if early := next((line["early"] for line in lines if "early" in line), None):
+            self._client.log_batch(cursor.run_id, tags=[RunTag("deltalab.early", early)])
         state = next((line["state"] for line in reversed(lines) if line["event"] == "state"), cursor.state)
         if state == cursor.state:
             return
@@ -275,6 +278,13 @@ class Mirror:
             book.summary |= new
             self._save()
         self._end_parent(book, record)
+
+    def _send_files(self, cursor: Cursor, run_dir: Path, lines: list[dict[str, Any]]) -> None:
+        """The files that notes name: samples, profiles."""
+        named = (file for line in lines if line["event"] == "note" for file in line.get("files", ()))
+        for path in (run_dir / file for file in dict.fromkeys(named)):
+            if path.is_file():
+                self._client.log_artifact(cursor.run_id, str(path), str(path.parent.relative_to(run_dir)))
 
     def _end_parent(self, book: Book, record: dict[str, Any]) -> None:
         wanted = {place.trial for place in labels.places(record)}

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -79,6 +79,14 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control, device=torch.device("cpu"))
         return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's picklable value, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        box: list[T | None] = [None] * self.size
+        dist.all_gather_object(box, value, group=self.control)
+        return cast(list[T], box)
 
     def first_error(self, error: Exception) -> str:
         """Tell the others why this rank fails; returns what the first one to fail told, "" if a rank went silently.

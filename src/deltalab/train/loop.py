@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltalab.data.batch import Batch, make_task
+from deltalab.data.batch import make_task
+from deltalab.data.text import Text
 from deltalab.errors import ConfigError
 from deltalab.evals.accuracy import evaluate
+from deltalab.evals.results import weights_sha256
+from deltalab.evals.samples import page, samples
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import TextSpec
 from deltalab.spec.train import Precision, TrainSpec
 from deltalab.spec.trial import TrialSpec
-from deltalab.track.journal import Journal
+from deltalab.track.files import write_atomic
+from deltalab.track.journal import Journal, glance
 from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
+from deltalab.train.feed import Feed, Share
 from deltalab.train.loss import Scorer
+from deltalab.train.meters import Clock, Meters, Phase
 from deltalab.train.optim import learning_rate, make_optimizer
+from deltalab.train.profiling import Profile
+from deltalab.train.recorder import Recorder
+from deltalab.train.spikes import DEVIATIONS, Spikes
+from deltalab.train.suites import TrialSuites
 
 
 class Diverged(Exception):
@@ -41,124 +50,195 @@ class Trainer:
         world: the ranks that train it together, each with a trainer of its own.
 
     Raises:
-        ConfigError: the parts of a batch do not divide among the ranks.
+        ConfigError: the parts of a batch do not divide among the ranks; a suite has no such task or length.
     """
 
     def __init__(
         self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal, world: World = ALONE
     ) -> None:
-        self.spec, self.run_dir, self.device, self.journal, self.world = spec, run_dir, device, journal, world
+        self.spec, self.run_dir, self.device, self.world = spec, run_dir, device, world
         _check_batch(spec.train, world)
         torch.manual_seed(spec.seed)
+        self.clock, self.journal = Clock(), Recorder(journal)
         self.task = make_task(spec.data, spec.seed)
         self.model = build_model(spec, device)
         self.optimizer = make_optimizer(self.model, spec.train)
         self.step = self._saved = 0
         self._worst = torch.zeros((), device=device)  # largest loss so far, NaN once one was
+        position: dict[str, Any] = {}
         checkpoint = world.share(latest_checkpoint(run_dir))
         if checkpoint is not None:
-            self.step = self._saved = load_checkpoint(checkpoint, self.model, self.optimizer)["step"]
+            position = load_checkpoint(checkpoint, self.model, self.optimizer)
+            self.step = self._saved = position["step"]
+        self._spikes = Spikes(device, position.get("spikes"))
         apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
         self._replica = world.replica(Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False))
-        self._tick = (self.step, time.perf_counter())
+        self.suites = TrialSuites(spec, run_dir, self.task, self.journal, world)
+        rows, steps = world.rows(spec.train.batch_size), range(self.step, spec.train.steps)
+        self._feed = Feed(self.task, spec.train.batch_size, rows, device, steps)
+        self._meters = Meters(spec, device, world.size, self.clock, self.step)
+        self._profile = Profile(spec.train.profile and world.main, run_dir, device, steps, self._profiled)
+        self._before = glance(run_dir).seconds  # running time of earlier executions
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False returned.
+        """Train and measure to the end, or until ``stop()`` asks on any rank: then a checkpoint is written and False
+        returned.
+
+        Where ``train.max_hours`` are over first, that is the end, with a checkpoint too.
 
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
+        with self.journal, self._feed:
+            self._meters.start(self.step)
+            with self._profile:
+                finished = self._train(stop)
+            if not finished or self.step < self.spec.train.steps:
+                self.save()
+            if not finished:
+                return False
+            self.evaluate()
+            if self.spec.eval.sample_every:
+                self.sample()
+            if self.world.main:
+                self.journal.check()
+                self.task.save_tokenizer(self.run_dir)
+                save_weights(self.run_dir / WEIGHTS, self.model)
+            if not self.spec.eval.suites:
+                return True
+            self.save()  # suites may take longer than the time that is left
+            final = weights_sha256(self.run_dir / WEIGHTS) if self.world.main else ""
+            return self._measure(stop, self.world.share(final))
+
+    def _train(self, stop: Callable[[], bool]) -> bool:
+        """All steps there are left, and time for, with what comes between; False as soon as a rank is asked to stop."""
         train, evaluation = self.spec.train, self.spec.eval
         while self.step < train.steps:
-            if self.world.any(stop()):
-                self.save()
+            if self.suites.due(self.step) and not self._measure(stop):
                 return False
+            if self.world.any(stop()):
+                return False
+            if train.max_hours is not None and self.world.any(self.world.main and self._seconds_left <= 0):
+                break
             self._train_step()
+            self._profile.step()
             if self.step == train.steps:
                 break
             if evaluation.every and self.step % evaluation.every == 0:
                 self.evaluate()
+            if evaluation.sample_every and self.step % evaluation.sample_every == 0:
+                self.sample()
             if train.checkpoint_every and self.step % train.checkpoint_every == 0:
                 self.save()
-        self.evaluate()
-        if self.world.main:
-            self.journal.check()
-            self.task.save_tokenizer(self.run_dir)
-            save_weights(self.run_dir / WEIGHTS, self.model)
         return True
+
+    def _measure(self, stop: Callable[[], bool], weights: str | None = None) -> bool:
+        """The suites, as ``TrialSuites.measure``."""
+        with self.clock.spending(Phase.evaluation):
+            return self.suites.measure(self.model, self.step, stop, weights)
 
     def evaluate(self) -> dict[str, float]:
         """Measure on held-out sequences and journal what comes out. The main rank measures, the others wait."""
         self._check_loss(float(self._worst))
         values = {}
-        if self.world.main:
-            values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
-        values = self.world.share(values)
+        with self.clock.spending(Phase.evaluation):
+            if self.world.main:
+                values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
+            values = self.world.share(values)
         self.journal.metrics(self.step, values)
         self._check_loss(values["eval/loss"])
         return values
+
+    def sample(self) -> None:
+        """Let the model write on from held-out text, into the run directory's ``samples/``. Only the main rank does."""
+        if self.world.main:
+            assert isinstance(self.task, Text), "TrialSpec allows samples of texts alone"
+            with self.clock.spending(Phase.samples):
+                file = f"samples/step-{self.step:08d}.txt"
+                (self.run_dir / file).parent.mkdir(exist_ok=True)
+                write_atomic(self.run_dir / file, page(self.step, samples(self.model, self.task, self.spec.eval)))
+            self.journal.note(self.step, f"samples: {self.run_dir / file}", files=[file])
 
     def save(self) -> None:
         """Write a checkpoint at the present step, unless it is there."""
         if self.step > self._saved:
             self._saved = self.step
-            if self.world.main:
-                self.journal.check()
-                save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, {"seed": self.spec.seed})
+            position = {"seed": self.spec.seed, "spikes": self._spikes.state}
+            with self.clock.spending(Phase.checkpoint):
+                if self.world.main:
+                    self.journal.check()
+                    save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, position)
 
     def _train_step(self) -> None:
         train = self.spec.train
         lr = learning_rate(train, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        batch = self.task.train_batch(self.step, train.batch_size)
-        scored = int(batch.scored.sum())
+        with self.clock.spending(Phase.data):
+            share = self._feed.take()
         logged = (self.step + 1) % train.log_every == 0 or self.step + 1 in (1, train.steps)
-        loss, correct = self._backward(batch, scored, logged)
+        loss, correct = self._backward(share, logged)
         self._worst = torch.maximum(self._worst, loss)
+        self._spikes.see(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         self.optimizer.step()
         self.step += 1
         self.world.meet()  # whoever reads this step's figures waits for a GPU that waits for every rank's
         if logged:
-            self._log(float(loss), float(correct) / scored, float(norm), lr, batch.tokens.size)
+            self._log(torch.stack([loss, correct, norm]), share.scored, lr)
 
-    def _backward(self, batch: Batch, scored: int, count_correct: bool) -> Tensor:
+    def _backward(self, share: Share, count_correct: bool) -> Tensor:
         """Leave the batch's gradients in the parameters; returns its loss and its number of correct predictions [2]."""
-        train, rows = self.spec.train, self.world.rows(self.spec.train.batch_size)
-        tokens, targets = (torch.from_numpy(part[rows]).to(self.device) for part in (batch.tokens, batch.targets))
+        train = self.spec.train
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.zeros(2, device=self.device)
-        starts = None if batch.starts is None else torch.from_numpy(batch.starts[rows]).to(self.device)
-        parts = [None] * train.accumulation if starts is None else starts.chunk(train.accumulation)
-        pieces = zip(tokens.chunk(train.accumulation), targets.chunk(train.accumulation), parts, strict=True)
-        for number, (tokens_part, targets_part, starts_part) in enumerate(pieces, start=1):
+        for number, (tokens, targets, starts) in enumerate(share.parts(train.accumulation), start=1):
             with self.world.apart(self._replica, number < train.accumulation):
                 with self._autocast():
-                    summed, correct = self._replica(tokens_part, targets_part, count_correct, starts_part)
-                loss = summed / scored
+                    summed, correct = self._replica(tokens, targets, count_correct, starts)
+                loss = summed / share.scored
                 loss.backward()
             figures += torch.stack([loss.detach(), correct])
         self.world.add(figures)
         return figures
 
-    def _log(self, loss: float, accuracy: float, norm: float, lr: float, tokens: int) -> None:
-        """Journal a step's figures.
+    def _log(self, figures: Tensor, scored: int, lr: float) -> None:
+        """Journal a step's figures: the one place where the loop waits for a GPU.
+
+        Args:
+            figures: loss, correct predictions and norm of the gradient, [3].
+            scored: of how many predictions.
+            lr: learning rate.
 
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
-        step, moment = self._tick
-        self._tick = (self.step, time.perf_counter())
-        values = {
-            "train/loss": loss,
-            "train/accuracy": accuracy,
-            "train/grad_norm": norm,
-            "train/lr": lr,
-            "train/tokens_per_second": tokens * (self.step - step) / max(1e-9, self._tick[1] - moment),
-        }
-        self.journal.metrics(self.step, values)
-        self._check_loss(float(self._worst))
+        both = torch.cat([figures.double(), self._worst.double()[None], self._spikes.figures])
+        loss, correct, norm, worst, spikes, spike = both.tolist()
+        with self.clock.spending(Phase.log):
+            values = {
+                "train/loss": loss,
+                "train/accuracy": correct / scored,
+                "train/grad_norm": norm,
+                "train/lr": lr,
+                "train/loss_spikes": spikes,
+                **self._meters.measure(self.step, self._seconds_left),
+            }
+            self.journal.metrics(self.step, values)
+            if spike:
+                text = f"loss spike: {spike:.4g}, over its running mean + {DEVIATIONS:g} deviations"
+                self.journal.note(self.step, text, spikes=int(spikes))
+                self._spikes.looked()
+        self._check_loss(worst)
+
+    def _profiled(self, step: int, text: str, files: list[str]) -> None:
+        self.journal.note(step, text, files=files)
+
+    @property
+    def _seconds_left(self) -> float:
+        """Running time that ``train.max_hours`` leaves to the trial, as this rank counts it."""
+        hours = self.spec.train.max_hours
+        return math.inf if hours is None else max(0.0, 3600 * hours - self._before - self.clock.seconds)
 
     def _check_loss(self, loss: float) -> None:
         """Every step's loss counts; it is looked at when something is logged, so that a GPU need not wait."""

@@ -1,7 +1,5 @@
 """Run one trial: ``run_trial(spec, run_dir)`` → state. The journal tells the story; errors are raised, not kept."""
 
-import resource
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,11 @@ from deltalab.errors import Busy
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.journal import Journal, State
+from deltalab.train.determinism import deterministic
 from deltalab.train.disk import is_full, resumable_when_full
 from deltalab.train.distributed import ALONE, World, pick_device
 from deltalab.train.loop import Diverged, Trainer
+from deltalab.train.meters import forget_peak, peak_memory
 
 LOST = "a rank was lost (killed, or its machine died); the trial continues from its checkpoint"
 
@@ -30,6 +30,12 @@ class Unwritten(Journal):
         """Nothing."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def evaluation(self, step: int, values: dict[str, float], **details: Any) -> None:
+        """Nothing."""
+
+    def note(self, step: int, text: str, **details: Any) -> None:
         """Nothing."""
 
 
@@ -52,10 +58,12 @@ def run_trial(
         claim: the check of the claim, made before anything is written.
 
     Returns:
-        ``completed``, ``diverged`` or ``preempted``, the same on every rank.
+        ``completed``, ``diverged`` or ``preempted``, the same on every rank. A trial that ``train.max_hours`` ended is
+        ``completed`` too, and its journal says ``early``.
 
     Raises:
-        UsageError: ``device=cuda`` without a GPU, or a batch that does not divide among the ranks.
+        UsageError: ``device=cuda`` without a GPU, a batch that does not divide among the ranks, or an operation that
+            ``train.deterministic`` forbids.
         Busy: the claim is lost; nothing was written since.
         DiskFull: there is no room for the run directory's files; the trial can be resumed.
         Exception: whatever failed, after the journal says so. Where a rank was killed, the others' is that they lost
@@ -68,16 +76,17 @@ def run_trial(
             where = pick_device(device)
             threads = torch.get_num_threads()
             journal.state(State.running, device=str(where), threads=threads, steps=spec.train.steps, **ranks)
-            _forget_peak(where)
-            trainer = Trainer(spec, run_dir, where, journal, world)
-            state, details = _outcome(trainer, stop)
+            forget_peak(where)
+            with deterministic(spec.train.deterministic):
+                trainer = Trainer(spec, run_dir, where, journal, world)
+                state, details = _outcome(trainer, stop)
         except Exception as error:
             if not is_full(error) and not isinstance(error, Busy):  # Busy: the journal is another process's now
                 cause = world.first_error(error)
                 state = State.failed if cause else State.preempted
                 journal.state(state, error=cause or LOST, traceback=traceback.format_exc())
             raise
-        journal.state(state, **details, memory=_peak(where), **ranks)
+        journal.state(state, **details, memory=peak_memory(where), **ranks)
         return state
 
 
@@ -85,18 +94,8 @@ def _outcome(trainer: Trainer, stop: Callable[[], bool]) -> tuple[State, dict[st
     try:
         finished = trainer.run(stop)
     except Diverged as end:
-        return State.diverged, {"error": str(end)}
-    return State.completed if finished else State.preempted, {"step": trainer.step}
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int:
-    """Most memory held so far in bytes: tensors of this trial on a GPU, all of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return State.diverged, {"error": str(end), "seconds": trainer.clock.shares}
+    details: dict[str, Any] = {"step": trainer.step, "seconds": trainer.clock.shares}
+    if finished and trainer.step < trainer.spec.train.steps:
+        details["early"] = f"train.max_hours={trainer.spec.train.max_hours:g}"
+    return State.completed if finished else State.preempted, details

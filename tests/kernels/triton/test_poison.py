@@ -10,8 +10,8 @@ import torch
 
 from deltalab.kernels.triton.api import gated_delta_rule
 from tests.kernels.cases import Case, between_nans, make_case, poisoned_memory, run
-from tests.kernels.triton.test_decode import Problem, empty_cache, step
-from tests.kernels.triton.test_decode import on_device as layer_on_device
+from tests.kernels.triton.stepping import Problem, empty_cache, step
+from tests.kernels.triton.stepping import on_device as layer_on_device
 from tests.kernels.triton.test_kernels import SMALL, on_device
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # as in test_kernels
