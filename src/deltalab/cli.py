@@ -99,6 +99,19 @@ def prepare(
     )
 
 
+@app.command("prepare-eval")
+def prepare_eval(
+    settings: Annotated[
+        list[str],
+        typer.Argument(help="out=DIR, and suite=table2|table3|table4|all."),
+    ],
+) -> None:
+    """Download the data sets of the paper's tables into a folder, for deltalab eval where no hub is reached."""
+    from deltalab.evals.prepare import run_prepare_eval
+
+    run_prepare_eval(settings)
+
+
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="A launched study; the newest when left out.")] = None,
@@ -258,7 +271,10 @@ def evaluate(
     trial: Annotated[str, typer.Argument(help=TRAINED)],
     settings: Annotated[
         list[str],
-        typer.Argument(help="suite=table3|small, and task=, lengths=, samples=, batch_size=, add_bos=, haystack=."),
+        typer.Argument(
+            help="suite=table2|table3|table4|small, and task=, lengths=, samples=, batch_size=, add_bos=, haystack=, "
+            "max_length=, data_dir=."
+        ),
     ],
     runs: Runs = RUNS,
     study: Study = None,

@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from deltalab.errors import ConfigError
 
 HELP = "help"
@@ -42,7 +44,8 @@ def read_haystack(source: str) -> Haystack:
     """The haystack that a user names.
 
     Args:
-        source: ``help``, or a file: JSON with the key ``text`` (as RULER keeps its essays), else plain text.
+        source: ``help``, or a file: JSON with the key ``text`` (as RULER keeps its essays), parquet with a column
+            ``text`` (as ``deltalab prepare-eval suite=table3`` keeps them), else plain text.
 
     Raises:
         ConfigError: there is no such file, or no text in it.
@@ -51,10 +54,14 @@ def read_haystack(source: str) -> Haystack:
         return Haystack(HELP, _help())
     file = Path(source)
     try:
-        text = file.read_text(encoding="utf-8")
-        text = json.loads(text)["text"] if file.suffix == ".json" else text
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError("haystack", source, f"{HELP}, a text file, or JSON with the key text") from error
+        if file.suffix == ".parquet":
+            text = " ".join(pq.read_table(file, columns=["text"])["text"].to_pylist())
+        else:
+            text = file.read_text(encoding="utf-8")
+            text = json.loads(text)["text"] if file.suffix == ".json" else text
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are kinds of ValueError and KeyError
+        said = f"{HELP}, a text file, JSON with the key text, or parquet with a column text"
+        raise ConfigError("haystack", source, said) from error
     if not isinstance(text, str) or not text.split():
         raise ConfigError("haystack", source, "a file with words in it")
     return Haystack(re.sub(r"[^\w.-]", "_", file.stem), text)

@@ -11,10 +11,10 @@ from functools import partial
 
 from deltalab.data.tokens import Encoder
 from deltalab.errors import ConfigError
+from deltalab.evals.continuations import write
 from deltalab.evals.haystack import read_haystack
 from deltalab.evals.ruler import ANSWER_TOKENS, TASKS, VERSION, Niah, Sample, found
 from deltalab.evals.unit import Unit
-from deltalab.model.generate import stream
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import DEPTHS, range_name
 from deltalab.spec.sampling import SamplingSpec
@@ -48,10 +48,10 @@ def retrieval_units(asked: SuiteSpec, encoder: Encoder) -> list[Unit]:
         for length in asked.lengths or PAPER_LENGTHS:
             niah = Niah(name, length, encode, haystack)
             identity = {
-                "task": name, "version": VERSION, "length": length, "samples": asked.samples, "max_length": length,
+                "task": name, "version": VERSION, "length": length, "samples": asked.drawn, "max_length": length,
                 "add_bos": asked.add_bos, "haystack": niah.label, "answer_tokens": ANSWER_TOKENS,
             }  # fmt: skip
-            run = partial(measure_niah, niah=niah, encoder=encoder, samples=asked.samples, batch_size=asked.batch_size)
+            run = partial(measure_niah, niah=niah, encoder=encoder, samples=asked.drawn, batch_size=asked.batch_size)
             units.append(Unit(name=f"{asked.suite.value}/{name}/{length}/{niah.label}", identity=identity, run=run))
     return units
 
@@ -77,15 +77,13 @@ def measure_niah(model: LanguageModel, niah: Niah, encoder: Encoder, samples: in
 
 def answer(model: LanguageModel, encoder: Encoder, batch: Sequence[Sample]) -> list[bool]:
     """Whether each sample's answer is in what the model writes, at most ``ANSWER_TOKENS`` tokens."""
-    written = [b"" for _ in batch]
 
-    def right(row: int) -> bool:
-        return found(batch[row].answer, written[row].decode(errors="replace"))
+    def right(row: int, text: str) -> bool:
+        return found(batch[row].answer, text)
 
     prompts, sampling = [sample.tokens for sample in batch], SamplingSpec(max_tokens=ANSWER_TOKENS)
-    for row, token in stream(model, prompts, sampling, stop={encoder.end}, ended=right):
-        written[row] += encoder.bytes_of(token)
-    return [right(row) for row in range(len(batch))]
+    texts = write(model, encoder, prompts, (), sampling, len(batch), enough=right)
+    return [right(row, text) for row, text in enumerate(texts)]
 
 
 def _fifth(depth: float) -> str:

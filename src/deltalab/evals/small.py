@@ -88,10 +88,10 @@ def expressible(data: DataSpec) -> tuple[str, ...]:
 def _units(asked: SuiteSpec, name: str, data: DataSpec, length: int) -> Iterator[Unit]:
     for part, spec in _specs(name, data, length):
         identity: dict[str, Any] = {
-            "task": name, "version": VERSION, "length": length, "samples": asked.samples, "max_length": length,
+            "task": name, "version": VERSION, "length": length, "samples": asked.drawn, "max_length": length,
             "add_bos": False, "part": part, "data": to_plain(spec),
         }  # fmt: skip
-        run = partial(_measure, spec=spec, evaluation=EvalSpec(sequences=asked.samples, batch_size=asked.batch_size))
+        run = partial(_measure, spec=spec, evaluation=EvalSpec(sequences=asked.drawn, batch_size=asked.batch_size))
         label = "/".join(filter(None, (asked.suite.value, name, str(length), part)))
         yield Unit(name=label, identity=identity, run=run)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from deltalab.data.tokens import load_encoder
 from deltalab.errors import ConfigError, UsageError
+from deltalab.evals import read_twice
+from deltalab.evals.language import ACCURACY, language_units
 from deltalab.evals.retrieval import retrieval_units
 from deltalab.evals.small import small_units
 from deltalab.evals.unit import Unit
@@ -23,6 +26,13 @@ from deltalab.track import journal
 from deltalab.track.claim import claimed
 from deltalab.track.journal import Journal
 from deltalab.train.distributed import pick_device
+
+TEXT = {Suite.table2: language_units, Suite.table3: retrieval_units, Suite.table4: read_twice.read_twice_units}
+"""What measures the suites that ask for text."""
+AVERAGED = {Suite.table2: tuple(ACCURACY), Suite.table4: tuple(read_twice.TASKS)}
+"""Tasks whose mean accuracy the paper prints."""
+SHOWN = {"word_perplexity": "word_perplexity_stderr", "perplexity": "perplexity_stderr", "accuracy": "stderr"}
+"""Metrics that are printed, with their standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,8 @@ def run_eval(asked: Request) -> None:
                 print(_line(kept), flush=True)
     if asked.as_json:
         print(json.dumps(shown, indent=1))
+    elif line := average(asked.suite.suite, shown):
+        print(line)
 
 
 def suite_units(suite: SuiteSpec, spec: TrialSpec, folder: Path) -> list[Unit]:
@@ -92,18 +104,35 @@ def suite_units(suite: SuiteSpec, spec: TrialSpec, folder: Path) -> list[Unit]:
         folder: where its tokenizer is, if one was learnt.
 
     Raises:
-        ConfigError: the trial's vocabulary cannot express it; see ``evals.small`` and ``evals.retrieval``.
+        ConfigError: the trial's vocabulary cannot express it; see ``evals``' ``small`` and those of ``TEXT``.
     """
     if suite.suite is Suite.small:
         return small_units(suite, spec.data)
     if not isinstance(spec.data, TextSpec):
         said = f"{Suite.small.value}: the trial's vocabulary ({spec.task}, {spec.data.vocab_size} tokens) is no text"
         raise ConfigError("suite", suite.suite.value, said)
-    return retrieval_units(suite, load_encoder(spec.data, folder))
+    return TEXT[suite.suite](suite, load_encoder(spec.data, folder))
 
 
 def _line(measured: dict[str, Any]) -> str:
     name, values = measured["name"], measured["values"]
-    accuracy, error = values[f"{name}/accuracy"], values.get(f"{name}/stderr")
-    spread = "" if error is None else f" ± {error:.4f}"
-    return f"{name}  {accuracy:.4f}{spread}  ({measured['samples']} samples, {measured['dtype']})"
+    figures = []
+    for metric, error in SHOWN.items():
+        if (value := values.get(f"{name}/{metric}")) is not None:
+            spread = values.get(f"{name}/{error}")
+            figures.append((metric, f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")))
+    said = ", ".join(f"{metric} {figure}" for metric, figure in figures)
+    if [metric for metric, _ in figures] == ["accuracy"]:
+        said = figures[0][1]
+    count = int(values.get(f"{name}/samples", measured["samples"]))
+    return f"{name}  {said or 'nothing to measure'}  ({count} samples, {measured['dtype']})"
+
+
+def average(suite: Suite, measured: Sequence[dict[str, Any]]) -> str | None:
+    """A line for the mean accuracy of a table's tasks, as its last column has it; None unless all are there."""
+    names = AVERAGED.get(suite, ())
+    values = {one["task"]: one["values"].get(f"{one['name']}/accuracy") for one in measured}
+    found = [values[name] for name in names if values.get(name) is not None]
+    if not found or len(found) < len(names):
+        return None
+    return f"{suite.value}/average  {sum(found) / len(found):.4f}  ({len(found)} tasks)"

@@ -7,11 +7,17 @@ from typing import Any
 
 from deltalab.errors import ConfigError, UsageError
 
+DRAWN = 500
+"""Sequences or prompts of a task at a length that are drawn unless others are asked for."""
+
 
 class Suite(Enum):
-    """table3: needles in a haystack, as the paper's Table 3; small: the drawn tasks, longer and fuller than trained."""
+    """The paper's tables (table2: language and commonsense; table3: needles in a haystack; table4: real retrieval), and
+    small: the drawn tasks, longer and fuller than trained."""
 
+    table2 = "table2"
     table3 = "table3"
+    table4 = "table4"
     small = "small"
 
 
@@ -22,30 +28,41 @@ class SuiteSpec:
     Attributes:
         suite: which.
         task: of its tasks these; empty takes those of the suite that the trial can express.
-        lengths: in tokens; empty takes the suite's own.
-        samples: sequences or prompts of a task at a length.
+        lengths: in tokens; empty takes the suite's own (``small``, ``table3``).
+        samples: sequences or prompts of a task at a length; None takes ``DRAWN`` of what is drawn, and all rows of
+            ``table2`` and ``table4``, of which others are the first.
         batch_size: of them at a time; changes no result.
-        add_bos: whether a prompt begins a document (``table3``).
+        add_bos: whether a prompt begins a document (the tables).
         haystack: ``help`` or a file, of the tasks in prose (``table3``).
+        max_length: tokens read at a time (``table2``), of a prompt with its answer (``table4``).
+        data_dir: what ``deltalab prepare-eval`` made; None downloads what is missing (``table2``, ``table4``).
     """
 
     suite: Suite
     task: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
-    samples: int = 500
+    samples: int | None = None
     batch_size: int = 8
     add_bos: bool = True
     haystack: str = "help"
+    max_length: int = 2048
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         for key, numbers in (
             ("lengths", self.lengths),
-            ("samples", (self.samples,)),
+            ("samples", () if self.samples is None else (self.samples,)),
             ("batch_size", (self.batch_size,)),
+            ("max_length", (self.max_length,)),
         ):
             if any(number < 1 for number in numbers):
                 shown = ",".join(map(str, numbers))
                 raise ConfigError(key, shown, "whole numbers from 1" if key == "lengths" else "a whole number from 1")
+
+    @property
+    def drawn(self) -> int:
+        """``samples`` of what is drawn."""
+        return DRAWN if self.samples is None else self.samples
 
 
 def read_settings(settings: Sequence[str]) -> SuiteSpec:
@@ -55,16 +72,25 @@ def read_settings(settings: Sequence[str]) -> SuiteSpec:
         UsageError: no setting, a key that is none, a key given twice, no suite.
         ConfigError: a value that is not allowed.
     """
-    keys = [field.name for field in fields(SuiteSpec)]
+    given = read_pairs(settings, [field.name for field in fields(SuiteSpec)])
+    if "suite" not in given:
+        raise UsageError(f"suite: none given; allowed is suite= one of {', '.join(suite.value for suite in Suite)}")
+    return SuiteSpec(**{key: _READ[key](key, value) for key, value in given.items()})
+
+
+def read_pairs(settings: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """Settings as they are typed, by key.
+
+    Raises:
+        UsageError: a key that is none, or is given twice.
+    """
     given: dict[str, str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or key not in keys or key in given:
             raise UsageError(f"{setting}: allowed is KEY=VALUE, each once, with one of {', '.join(keys)}")
         given[key] = value
-    if "suite" not in given:
-        raise UsageError(f"suite: none given; allowed is suite= one of {', '.join(suite.value for suite in Suite)}")
-    return SuiteSpec(**{key: _READ[key](key, value) for key, value in given.items()})
+    return given
 
 
 def _suite(key: str, value: str) -> Suite:
@@ -98,4 +124,6 @@ _READ: dict[str, Any] = {
     "batch_size": _whole,
     "add_bos": _flag,
     "haystack": lambda key, value: value,
+    "max_length": _whole,
+    "data_dir": lambda key, value: value,
 }
