@@ -86,7 +86,7 @@ ROWS: dict[tuple[str, str, str], Rows] = {
         {"doc_id": "2", "text": "The bell weighs a ton. The weight of the bell is", "value": "a ton"},
     ],
     ("hazyresearch/based-fda", "default", "validation"): [
-        {"doc_id": "1", "text": "510(k) K123. Device: pump.\n purpose:", "key": "purpose", "value": "clearance"},
+        {"doc_id": "1", "text": "510(k) K123. Device: pump.\npurpose:", "key": "purpose", "value": "clearance"},
     ],
     ("hazyresearch/based_triviaqa", "default", "validation"): [
         {

@@ -110,7 +110,8 @@ def test_pages_in_windows(window: int, model: LanguageModel, make: Callable[...,
     for row, doc in zip(rows_of("wikitext"), task.eval_docs, strict=True):
         text = list(task.doc_to_target(doc).encode())
         for start in range(0, len(text), window):
-            before = [BYTES.end, *text][start : start + 1]
+            begin = min(start, max(0, len(text) - window))
+            before = [BYTES.end, *text][begin : start + 1]
             total += nats(model, before, bytes(text[start : start + window]).decode())
         words += len(re.split(r"\s+", row["page"]))
     values, rows = harness.run_task(task, make(max_length=window, batch_size=3), None)
