@@ -165,6 +165,8 @@ _bounds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def _sub_bounds(cu_seqlens: Tensor, rank: int) -> Tensor:
     """Boundaries counted in sub-tokens; one tensor as long as the given one lives unchanged, for the kernels read the
     numbers of a new one, and wait for the device to do so."""
+    if cu_seqlens.is_inference():  # it does not tell whether it was changed
+        return cu_seqlens * rank
     known = _bounds.get(cu_seqlens)
     if known is None or known[:2] != (cu_seqlens._version, rank):
         known = _bounds[cu_seqlens] = (cu_seqlens._version, rank, cu_seqlens * rank)

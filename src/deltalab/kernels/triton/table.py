@@ -40,6 +40,8 @@ _bounds: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 def bounds_of(cu_seqlens: Tensor) -> tuple[int, ...]:
     """The boundaries as numbers; a tensor on a GPU is waited for once as long as it lives unchanged."""
+    if cu_seqlens.is_inference():  # it does not tell whether it was changed
+        return tuple(cu_seqlens.tolist())
     known = _bounds.get(cu_seqlens)
     if known is None or known[0] != cu_seqlens._version:
         known = _bounds[cu_seqlens] = (cu_seqlens._version, tuple(cu_seqlens.tolist()))
