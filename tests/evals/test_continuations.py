@@ -11,7 +11,7 @@ from deltalab.evals.continuations import by_length, score, write
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.sampling import SamplingSpec
-from tests.specs import trial
+from tests.specs import VARIANTS, trial
 
 BYTES = ByteEncoder(257)
 PAIRS = [
@@ -20,14 +20,18 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["gated_delta_net_2", "mamba2", "transformer"])
-def model(request: pytest.FixtureRequest) -> LanguageModel:
-    spec = trial("data=text", f"variant={request.param}", "model.window=6")
+def make(variant: str) -> LanguageModel:
+    spec = trial("data=text", f"variant={variant}", "model.window=6")
     model = LanguageModel(spec.variant, spec.model).eval()
     initialise(model, spec.model, 0)
     with torch.no_grad():
         model.embedding *= 8  # likely and unlikely tokens
     return model
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return make("gated_delta_net_2")
 
 
 def alone(model: LanguageModel, before: Sequence[int], after: Sequence[int]) -> tuple[float, bool]:
@@ -37,19 +41,27 @@ def alone(model: LanguageModel, before: Sequence[int], after: Sequence[int]) -> 
     return scores.gather(1, right[:, None]).sum().item(), bool((scores.argmax(-1) == right).all())
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("logits", [2**25, 600])
-def test_as_each_is_scored_alone(model: LanguageModel, batch_size: int, logits: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(continuations, "LOGITS", logits)
-    for (nats, greedy), pair in zip(score(model, PAIRS, batch_size), PAIRS, strict=True):
+def check(model: LanguageModel, room: int) -> None:
+    for (nats, greedy), pair in zip(score(model, PAIRS, room), PAIRS, strict=True):
         expected, right = alone(model, *pair)
         assert nats == pytest.approx(expected, rel=1e-4)
         assert greedy is right
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_as_each_is_scored_alone(variant: str):
+    check(make(variant), room=99)
+
+
+@pytest.mark.parametrize("room", [1, 26])
+def test_in_batches_and_pieces(model: LanguageModel, room: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(continuations, "LOGITS", 600)
+    check(model, room)
+
+
 def test_greedy_is_what_is_written(model: LanguageModel):
     before = list(b"one two")
-    text = write(model, BYTES, [before], (), SamplingSpec(max_tokens=1), 1)[0].encode()
+    text = write(model, BYTES, [before], (), SamplingSpec(max_tokens=1), 9)[0].encode()
     with torch.no_grad():
         best = int(model(torch.tensor([before]))[0, -1].argmax())
     assert BYTES.bytes_of(best).decode(errors="replace").encode() == text
@@ -77,7 +89,9 @@ def test_nothing_to_score(model: LanguageModel):
 
 
 def test_the_longest_first_and_like_lengths_together():
-    assert list(by_length([[1], [1, 2, 3], [4], [1, 2]], 2)) == [[1, 3], [0, 2]]
+    assert list(by_length([1, 3, 1, 2], 5)) == [[1, 3], [0, 2]]
+    assert list(by_length([1, 3, 1, 2], 2)) == [[1], [3], [0, 2]]
+    assert list(by_length([], 2)) == []
 
 
 class Typist(LanguageModel):
@@ -115,7 +129,7 @@ class Typist(LanguageModel):
 def test_where_writing_stops(until: tuple[str, ...], tokens: int, written: str, steps: int):
     model = Typist("größe\n\nend".encode())
     prompts = [[1, 2], [3]]
-    assert write(model, BYTES, prompts, until, SamplingSpec(max_tokens=tokens), 2) == [written] * 2
+    assert write(model, BYTES, prompts, until, SamplingSpec(max_tokens=tokens), 999) == [written] * 2
     assert model.steps == steps
 
 
@@ -126,6 +140,6 @@ def test_enough_ends_one_and_sees_nothing_behind_the_stop():
         seen.append((number, text))
         return number == 0 and text == "a"
 
-    texts = write(Typist(b"ab\ncd"), BYTES, [[1], [2, 3]], ["\n"], SamplingSpec(max_tokens=9), 2, enough)
+    texts = write(Typist(b"ab\ncd"), BYTES, [[1], [2, 3]], ["\n"], SamplingSpec(max_tokens=9), 99, enough)
     assert texts == ["a", "ab"]
     assert all("c" not in text for _, text in seen)

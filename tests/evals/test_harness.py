@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deltalab.data.tokens import ByteEncoder
-from deltalab.errors import ConfigError
+from deltalab.errors import ConfigError, UsageError
 from deltalab.evals.sets import LANGUAGE, find
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
@@ -130,10 +130,15 @@ def test_the_first_rows(make: Callable[..., Any], prepared: Path):
 
 def test_tasks_and_data_sets_are_those_of_lm_eval():
     for name, wanted in LANGUAGE.items():
-        cfg = harness._tasks().task_index[name].cfg
+        _, cfg = harness._definition(name)
         assert (cfg["dataset_path"], cfg.get("dataset_name")) == (wanted.hub, wanted.config)
         assert wanted.split == (cfg.get("test_split") or cfg["validation_split"])
         assert harness.task_version(name) == cfg["metadata"]["version"]
+
+
+def test_a_task_that_lm_eval_has_elsewhere():
+    with pytest.raises(UsageError, match=r"task=mmlu: not where lm-eval had it, in 0\.4"):
+        harness.task_version("mmlu")
 
 
 def test_without_a_beginning(model: LanguageModel, make: Callable[..., Any]):

@@ -1,7 +1,8 @@
 """How probable a model takes a continuation to be, and what it writes itself until a stop.
 
-Sequences are taken in the order of their lengths, the longest first, so that a batch is of one length or nearly. Where
-lengths differ within one, its sequences are packed one behind the other: no padding ever enters a recurrent state.
+Sequences are taken in the order of their lengths, the longest first, as many at a time as have room, so that a batch is
+of one length or nearly. Where lengths differ within one, its sequences are packed one behind the other: no padding ever
+enters a recurrent state.
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ LOGITS = 2**25
 Tokens = Sequence[int]
 
 
-def score(model: LanguageModel, requests: Sequence[tuple[Tokens, Tokens]], batch_size: int) -> list[tuple[float, bool]]:
+def score(model: LanguageModel, requests: Sequence[tuple[Tokens, Tokens]], room: int) -> list[tuple[float, bool]]:
     """log p(continuation | tokens before it), and whether greedy decoding would write it.
 
     Requests that read the same tokens, like the answers yes and no to a question, are read once.
@@ -31,7 +32,7 @@ def score(model: LanguageModel, requests: Sequence[tuple[Tokens, Tokens]], batch
     Args:
         model: in eval mode.
         requests: (before, continuation), at least one token before; the sum over no tokens is 0.
-        batch_size: sequences read at a time; changes no result.
+        room: tokens read at a time, or one sequence; changes no result.
 
     Returns:
         Nats, summed over the continuation's tokens, and the flag, in the order of the requests.
@@ -42,7 +43,7 @@ def score(model: LanguageModel, requests: Sequence[tuple[Tokens, Tokens]], batch
         if continuation:
             reads[(*before, *continuation[:-1])].append(number)
     rows = list(reads)
-    for batch in by_length(rows, batch_size):
+    for batch in by_length(list(map(len, rows)), room):
         read = [rows[row] for row in batch]
         ends = accumulate(map(len, read))
         asked = [(number, end) for row, end in zip(batch, ends, strict=True) for number in reads[rows[row]]]
@@ -61,7 +62,7 @@ def write(
     prompts: Sequence[Tokens],
     until: Sequence[str],
     sampling: SamplingSpec,
-    batch_size: int,
+    room: int,
     enough: Callable[[int, str], bool] = lambda number, text: False,
 ) -> list[str]:
     """What the model writes after each prompt, up to and without the first stop, or up to the end of a document.
@@ -72,7 +73,7 @@ def write(
         prompts: tokens, at least one each.
         until: texts that stop it.
         sampling: how tokens are chosen, and how many at most.
-        batch_size: prompts at a time.
+        room: tokens of prompts and of what is written at a time, or one prompt.
         enough: told a prompt's number and its text so far after each token, whether to end there.
     """
     written = [b""] * len(prompts)
@@ -85,18 +86,24 @@ def write(
     def ended(number: int) -> bool:
         return any(stop in written[number] for stop in stops) or enough(number, text(number))
 
-    for batch in by_length(prompts, batch_size):
+    for batch in by_length([len(prompt) + sampling.max_tokens for prompt in prompts], room):
         read = [prompts[number] for number in batch]
         for row, token in stream(model, read, sampling, {encoder.end}, lambda row: ended(batch[row])):  # noqa: B023
             written[batch[row]] += encoder.bytes_of(token)
     return [text(number) for number in range(len(prompts))]
 
 
-def by_length(sequences: Sequence[Tokens], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of sequences, a batch at a time, the longest first."""
-    order = sorted(range(len(sequences)), key=lambda number: -len(sequences[number]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def by_length(lengths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Numbers of sequences, a batch at a time, the longest first: as many as have room together, and at least one."""
+    batch, taken = [], 0
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if batch and taken + lengths[number] > room:
+            yield batch
+            batch, taken = [], 0
+        batch.append(number)
+        taken += lengths[number]
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from deltalab.data.cache import cache_root
 from deltalab.data.tokens import Encoder
-from deltalab.errors import ConfigError
+from deltalab.errors import ConfigError, UsageError
 from deltalab.evals.continuations import score, write
 from deltalab.evals.sets import Kept, quiet
 from deltalab.model.language_model import LanguageModel
@@ -42,14 +42,14 @@ class Harness(TemplateLM):
         encoder: of the trial; its end of a document begins one, too.
         max_length: tokens read at a time: longer contexts lose their head, longer texts are scored in disjoint windows.
         add_bos: whether contexts and prompts begin a document; texts scored as a whole always do.
-        batch_size: sequences at a time.
+        batch_size: sequences of ``max_length`` read at a time; of shorter ones, as many more.
     """
 
     def __init__(
         self, model: LanguageModel, encoder: Encoder, *, max_length: int, add_bos: bool, batch_size: int
     ) -> None:
         super().__init__()
-        self._model, self._encoder, self._batch_size = model, encoder, batch_size
+        self._model, self._encoder, self._room = model, encoder, batch_size * max_length
         self._max_length, self._begin = max_length, [encoder.end] if add_bos else []
         self.beheaded = 0
         """Contexts and prompts so far that were too long."""
@@ -82,7 +82,7 @@ class Harness(TemplateLM):
             room = self._max_length + 1 - len(continuation)  # the last token is not read
             self.beheaded += len(context) > room
             pairs.append((context[-room:], continuation))
-        return score(self._model, pairs, self._batch_size)
+        return score(self._model, pairs, self._room)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """(text,) → nats of all of it, every window of ``max_length`` tokens by itself."""
@@ -96,7 +96,7 @@ class Harness(TemplateLM):
                 pairs.append((context, continuation))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        for owner, (nats, _) in zip(owners, score(self._model, pairs, self._batch_size), strict=True):
+        for owner, (nats, _) in zip(owners, score(self._model, pairs, self._room), strict=True):
             totals[owner] += nats
         return totals
 
@@ -104,11 +104,12 @@ class Harness(TemplateLM):
         """(prompt, settings) → what is written before the first of ``until``; settings as lm-eval's tasks have them."""
         groups: dict[tuple[tuple[str, ...], SamplingSpec], list[int]] = {}
         for number, request in enumerate(requests):
-            groups.setdefault(_generation(request.args[1]), []).append(number)
+            _, settings = request.args  # pyright: ignore[reportAssignmentType]
+            groups.setdefault(_generation(settings), []).append(number)
         texts = [""] * len(requests)
         for (until, sampling), numbers in groups.items():
             prompts = [self._prompt(requests[number].args[0], sampling.max_tokens) for number in numbers]
-            written = write(self._model, self._encoder, prompts, until, sampling, self._batch_size)
+            written = write(self._model, self._encoder, prompts, until, sampling, self._room)
             for number, text in zip(numbers, written, strict=True):
                 texts[number] = text
         return texts
@@ -136,9 +137,27 @@ def _tasks() -> TaskManager:
     return TaskManager(include_path=[root / folder for folder in FOLDERS], include_defaults=False)
 
 
+def _definition(name: str) -> tuple[Path, dict[str, Any]]:
+    """File and content of a task's definition.
+
+    Raises:
+        UsageError: this lm-eval has it elsewhere.
+    """
+    entry = _tasks().task_index.get(name)
+    if entry is None or entry.yaml_path is None or entry.cfg is None:
+        raise UsageError(
+            f"task={name}: not where lm-eval had it, in {LM_EVAL}; allowed is pip install 'deltalab[eval]'"
+        )
+    return entry.yaml_path, entry.cfg
+
+
 def task_version(name: str) -> float:
-    """The version that lm-eval gives a task of Table 2."""
-    return _tasks().task_index[name].cfg["metadata"]["version"]  # pyright: ignore[reportOptionalSubscript]
+    """The version that lm-eval gives a task of Table 2.
+
+    Raises:
+        UsageError: this lm-eval has it elsewhere.
+    """
+    return _definition(name)[1]["metadata"]["version"]
 
 
 def read_task(name: str, kept: Kept) -> Task:
@@ -151,7 +170,7 @@ def read_task(name: str, kept: Kept) -> Task:
     split = kept.manifest["split"]
     with TemporaryDirectory() as folder:
         changed = {
-            "include": str(_tasks().task_index[name].yaml_path),
+            "include": str(_definition(name)[0]),
             "task": name,
             "num_fewshot": 0,
             "dataset_path": "parquet",

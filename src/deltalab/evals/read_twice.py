@@ -145,7 +145,8 @@ def measure_read_twice(
     def right(number: int, text: str) -> bool:
         return any(found(gold, text) for gold in golds[number] if gold)
 
-    texts = write(model, encoder, prompts, [STOP], WRITTEN, asked.batch_size, enough=right)
+    room = asked.batch_size * asked.max_length
+    texts = write(model, encoder, prompts, [STOP], WRITTEN, room, enough=right)
     n = len(prompts)
     values: dict[str, float] = {"samples": n, "dropped": len(rows) - n}
     if n:

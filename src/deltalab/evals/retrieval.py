@@ -82,7 +82,8 @@ def answer(model: LanguageModel, encoder: Encoder, batch: Sequence[Sample]) -> l
         return found(batch[row].answer, text)
 
     prompts, sampling = [sample.tokens for sample in batch], SamplingSpec(max_tokens=ANSWER_TOKENS)
-    texts = write(model, encoder, prompts, (), sampling, len(batch), enough=right)
+    room = sum(map(len, prompts)) + len(prompts) * ANSWER_TOKENS  # all of them at once
+    texts = write(model, encoder, prompts, (), sampling, room, enough=right)
     return [right(row, text) for row, text in enumerate(texts)]
 
 

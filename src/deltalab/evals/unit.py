@@ -14,7 +14,8 @@ class Unit:
     Attributes:
         name: beginning of its metrics' names, e.g. ``table3/niah_single_2/1024/help-1a2b3c4d``.
         identity: task, version, length, number of samples and whatever else decides the numbers but the model.
-        run: model → metrics, ``accuracy`` and ``stderr`` among them.
+        run: model → metrics, ``accuracy`` and ``stderr`` among them but where a task has perplexities only; and
+            ``samples`` where the identity leaves open how many there are (None).
     """
 
     name: str

@@ -31,7 +31,8 @@ class SuiteSpec:
         lengths: in tokens; empty takes the suite's own (``small``, ``table3``).
         samples: sequences or prompts of a task at a length; None takes ``DRAWN`` of what is drawn, and all rows of
             ``table2`` and ``table4``, of which others are the first.
-        batch_size: of them at a time; changes no result.
+        batch_size: of them at a time; of ``table2`` and ``table4`` so many of ``max_length`` tokens, or more that are
+            shorter. Changes no result.
         add_bos: whether a prompt begins a document (the tables).
         haystack: ``help`` or a file, of the tasks in prose (``table3``).
         max_length: tokens read at a time (``table2``), of a prompt with its answer (``table4``).
