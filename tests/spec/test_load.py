@@ -81,9 +81,11 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(overrides: lis
         assert part in message
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_frozen_config_restores_an_equal_spec(variant: str) -> None:
-    spec = trial(f"variant={variant}")
+@pytest.mark.parametrize(
+    "chosen", [*(f"variant={name}" for name in VARIANTS), *(f"data={name}" for name in ("text", "recall", "needle"))]
+)
+def test_a_frozen_config_restores_an_equal_spec(chosen: str) -> None:
+    spec = trial(chosen)
     again = TrialSpec.from_dict(spec.to_dict())
     assert again == spec
     assert again.trial_id == spec.trial_id

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum
+from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from deltalab.errors import ConfigError
@@ -120,12 +121,14 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[T], plain: dict[str, Any]) -> T:
-    """A flat spec from JSON values; enums (also in lists) by value."""
+    """A flat spec from JSON values; enums (also in lists, and those that may be null) by value."""
     hints = get_type_hints(cls)
     return cls(**{key: _typed(hints[key], value) for key, value in plain.items()})
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    if isinstance(hint, UnionType) and value is not None:
+        return _typed(next(kind for kind in get_args(hint) if kind is not NoneType), value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     if get_origin(hint) is list and value is not None:
