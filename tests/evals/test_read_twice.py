@@ -6,9 +6,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from deltalab.data.tokens import BPEEncoder, ByteEncoder
+from deltalab.data.tokens import BPEEncoder, ByteEncoder, GivenEncoder
 from deltalab.errors import ConfigError
 from deltalab.evals.read_twice import ANSWER, TASKS, ReadTwice, cut, measure_read_twice, read_twice_units
 from deltalab.evals.sets import Kept, find
@@ -86,6 +88,21 @@ def test_a_cut_in_tokens_of_a_vocabulary():
     assert text is not None
     assert document.endswith(text)
     assert 6 <= len(encoder.encode_text(text)) <= 12
+
+
+def test_a_vocabulary_that_writes_spaces_before_words():
+    """As SentencePiece's: what has room comes out as it went in, what has none begins with a word."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "<s>"], show_progress=False)
+    tokenizer.train_from_iterator(["the river is wide and the sea is deep"] * 9, trainer)
+    encoder = GivenEncoder(tokenizer, "<s>", None)
+    document = "the river is wide and the sea is deep"
+    assert cut(document, {"answers": ["sea"]}, AROUND, encoder, [encoder.end], 99) == document
+    part = cut(document, {"answers": ["sea"]}, AROUND, encoder, [encoder.end], 4)
+    assert part is not None
+    assert part in document
+    assert part == part.strip()
 
 
 PROMPTS = {

@@ -1,12 +1,14 @@
 """Data sets: downloaded whole or not at all, once, and one line where they cannot be had."""
 
+import errno
 import shutil
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from deltalab.errors import ConfigError
+from deltalab.errors import ConfigError, DiskFull
 from deltalab.evals.sets import SETS, OutOfReach, find, keep
 from tests.evals.hub import REVISION, ROWS, hub_at, served
 
@@ -39,6 +41,16 @@ def test_what_cannot_be_had_leaves_nothing(hub: Path, tmp_path: Path):
     shutil.copytree(hub / "baber" / "piqa", broken)
     (broken / "data" / "default-validation.parquet").write_bytes(b"PAR1 cut short")
     with served(tmp_path / "hub", tmp_path / "client"), pytest.raises(OutOfReach, match="baber/piqa, split validation"):
+        keep("piqa", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(datasets.Dataset, "to_parquet", full)
+    with served(hub, tmp_path / "client"), pytest.raises(DiskFull, match="run again, it goes on from what is there"):
         keep("piqa", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
