@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deltalab.data.tokens import ByteEncoder
-from deltalab.errors import ConfigError
+from deltalab.errors import ConfigError, DeltalabError
 from deltalab.evals.language import ACCURACY, language_units, standard_error
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
@@ -50,6 +51,17 @@ def test_a_measurement(prepared: Path):
     assert (values["samples"], values["beheaded"]) == (2, 8)  # four endings each, all behind more than 20 bytes
     assert values["accuracy"] == values["acc_norm"]
     assert values["stderr"] == values["acc_norm_stderr"]
+
+
+def test_a_perplexity_beyond_all_numbers(prepared: Path):
+    spec = trial("data=text")
+    model = LanguageModel(spec.variant, spec.model).eval()
+    initialise(model, spec.model, 0)
+    with torch.no_grad():
+        model.embedding *= 1e5
+    (unit,) = language_units(asked(prepared, task=("lambada_openai",)), BYTES)
+    with pytest.raises(DeltalabError, match=r"task=lambada_openai: .* beyond all numbers; task= asks for others"):
+        unit.run(model)
 
 
 def test_columns_of_the_paper():

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from deltalab.data.tokens import Encoder
-from deltalab.errors import ConfigError, MissingExtra
+from deltalab.errors import ConfigError, DeltalabError, MissingExtra
 from deltalab.evals.sets import LANGUAGE, Kept, find
 from deltalab.evals.unit import Unit
 from deltalab.model.language_model import LanguageModel
@@ -69,15 +69,22 @@ def measure_language(
     Returns:
         Those, what the paper shows as ``accuracy`` with ``stderr``, ``samples`` (rows), and ``beheaded``, the contexts
         that ``max_length`` left no room for as a whole.
+
+    Raises:
+        DeltalabError: a perplexity overflows.
     """
     from deltalab.evals.harness import Harness, read_task, run_task
 
     lm = Harness(model, encoder, max_length=asked.max_length, add_bos=asked.add_bos, batch_size=asked.batch_size)
-    metrics, rows = run_task(read_task(name, kept), lm, asked.samples)
-    values: dict[str, float] = {"samples": len(rows), "beheaded": lm.beheaded}
-    for metric, value in metrics.items():
-        values[metric] = value
-        values[f"{metric}_stderr"] = standard_error(metric, [row[metric] for row in rows])
+    values: dict[str, float] = {}
+    try:
+        metrics, rows = run_task(read_task(name, kept), lm, asked.samples)
+        for metric, value in metrics.items():
+            values |= {metric: value, f"{metric}_stderr": standard_error(metric, [row[metric] for row in rows])}
+    except OverflowError as error:
+        said = "the model gives its text so little probability that the perplexity is beyond all numbers"
+        raise DeltalabError(f"task={name}: {said}; task= asks for others") from error
+    values |= {"samples": len(rows), "beheaded": lm.beheaded}
     if shown := ACCURACY.get(name):
         values |= {"accuracy": values[shown], "stderr": values[f"{shown}_stderr"]}
     return values
