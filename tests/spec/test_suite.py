@@ -1,5 +1,7 @@
 """Settings of a suite as they are typed."""
 
+from pathlib import Path
+
 import pytest
 
 from deltalab.errors import UsageError
@@ -19,7 +21,8 @@ def test_all_settings():
     )
     assert read_settings(["suite=small"]) == SuiteSpec(suite=Suite.small)
     typed = "suite=table4 max_length=1024 data_dir=there"
-    assert read_settings(typed.split()) == SuiteSpec(suite=Suite.table4, max_length=1024, data_dir="there")
+    there = str(Path("there").absolute())
+    assert read_settings(typed.split()) == SuiteSpec(suite=Suite.table4, max_length=1024, data_dir=there)
 
 
 def test_what_is_drawn_has_a_number_and_what_is_read_goes_to_its_end():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from deltalab.errors import ConfigError, UsageError
@@ -126,5 +127,5 @@ _READ: dict[str, Any] = {
     "add_bos": _flag,
     "haystack": lambda key, value: value,
     "max_length": _whole,
-    "data_dir": lambda key, value: value,
+    "data_dir": lambda key, value: str(Path(value).absolute()),  # workers may run elsewhere
 }
