@@ -120,14 +120,18 @@ def test_the_report_is_read_sorted_and_filtered(finished: Finished, reader: Read
 def test_rows_of_the_report_are_filtered(finished: Finished, reader: Reader) -> None:
     page = reader.open(finished.report)
     rows = page.locator("#table tbody tr:visible")
-    field = page.locator("section#comparison input[type=search]")
-    if field.count() == 0:
-        pytest.skip("this report has no field to filter rows with")
-    field.fill("hybrid kda")
+    comparison = page.locator("section#comparison")
+    field, said = comparison.get_by_role("searchbox"), comparison.get_by_role("status")
+    field.fill("Hybrid kda")
     assert rows.count() == 1
+    assert column(page, "table", "variant") == ["kda"]
+    assert said.inner_text() == f"1 of {CELLS}"
     picture(page, "report-filtered")
+    page.locator("#table thead th button").first.click()
+    assert rows.count() == 1
     field.fill("")
     assert rows.count() == CELLS
+    assert said.inner_text() == ""
 
 
 @pytest.mark.parametrize(("name", "dark", "width"), [("report-dark", True, 1280), ("report-phone", False, 390)])
