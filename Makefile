@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-servers test-browser test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-models bench-orchestration bench-collate bench-trainer dashboard clean
+.PHONY: help install quickstart test test-faults test-ranks test-slurm test-servers test-browser test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-trainer bench-models bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -34,10 +34,13 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 # A worker takes from another what that has not begun, so that none is left with the slow tests.
 test: install ## Run the test suite on the CPU, a process per core up to 4 (ARGS="-k plan" goes to pytest, WORKERS=1)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal \
-		-m "not faults and not slurm and not servers and not browser and not gpu and not ahead" $(ARGS)
+		-m "not faults and not ranks and not slurm and not servers and not browser and not gpu and not ahead" $(ARGS)
 
 test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
 	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)
+
+test-ranks: install ## Run the tests that train a trial in several processes
+	$(BIN)/python -m pytest -rs -m ranks tests/train tests/exchange $(ARGS)
 
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)

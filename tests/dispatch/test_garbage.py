@@ -89,6 +89,12 @@ class TestTrials:
         assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000200"]
         assert (folder / "checkpoints/step-00000200/model.safetensors").exists()
 
+    def test_as_many_checkpoints_stay_as_the_trial_asks_for(self, runs: Path) -> None:
+        folder = trial(runs, "t", State.preempted)
+        write(folder / "checkpoints/step-00000050/model.safetensors")
+        write(folder / "config.json", json.dumps({"train": {"keep_checkpoints": 2}}))
+        assert found(runs)[Kind.superseded] == ["trials/t/checkpoints/step-00000050"]
+
     def test_a_checkpoint_that_was_just_being_written_stays(self, runs: Path) -> None:
         folder = trial(runs, "t", State.running)
         write(folder / "checkpoints/.part-00000400-1/model.safetensors")

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deltalab.dispatch.launch import Request, launch_jobs, plan_and_launch, plan_study
+from deltalab.dispatch import slurm
+from deltalab.dispatch.launch import Request, launch_jobs, plan_and_launch, plan_study, refuse_impossible
 from deltalab.dispatch.show import MIN_PREFIX, plan_json, prefixes, show_plan
 from deltalab.errors import UsageError
 from deltalab.model.memory import training_memory
@@ -373,3 +374,26 @@ def test_a_cluster_that_does_not_answer_is_said_before_anything_is_on_record(
     submitted = desk.launch(*arguments, "hydra/launcher=slurm")  # nothing to submit, so nothing is asked
     assert submitted.returncode == 0, submitted.stderr
     assert len(slurm.calls("scontrol")) == 1
+
+
+def test_a_gpu_that_is_too_small_is_warned_of_in_a_plan_and_refused_in_a_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "refuse_without_slurm", lambda submits: None)
+    plan = planned(tmp_path, TWO_CELLS)
+    small, large = SlurmSpec(gpus_per_trial=2, gpu_memory_gb=0.01), SlurmSpec(gpus_per_trial=2, gpu_memory_gb=80)
+    line = (
+        r"hydra.launcher.gpu_memory_gb=0.01: .*seed=0 takes about 0\.\d GB a GPU; train.micro_batch_size, .* lessen it"
+    )
+    with pytest.raises(UsageError, match=line):
+        refuse_impossible(plan, small)
+    assert len(plan_json(plan, small)["warnings"]) == len(plan.warnings) + 2  # a line for each cell, not for each seed
+    assert "warning: hydra.launcher.gpu_memory_gb=0.01" in shown(plan, small)
+    refuse_impossible(plan, large)
+    assert "gpu_memory_gb" not in shown(plan, large)
+
+
+def test_a_plan_says_how_many_tokens_a_step_takes(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TWO_CELLS)
+    length = next(iter(plan.specs.values())).data.train_length
+    assert f"4 would run, {16 * length:,} tokens a step" in shown(plan)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.data.batch import IGNORE, Batch, make_task
-from deltalab.evals.accuracy import evaluate, measure
+from deltalab.evals.accuracy import evaluate, measure, metrics_of, totals
 from deltalab.spec.data import RecallSpec
 from deltalab.spec.eval import EvalSpec
 
@@ -69,6 +69,15 @@ def test_by_hand(batch_size: int):
         "eval/accuracy": 3 / 6,
         "eval/accuracy/first": 1 / 2,  # the third row's first position is not scored; "never" has none
     }
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_sums_of_shares_add_up_to_those_of_all_batches(ranks: int):
+    task = FixedTask(TOKENS, TARGETS, token_bytes=[3, 0])
+    spec = EvalSpec(sequences=3, batch_size=1)
+    parts = [totals(Lookup(MODEL), task, spec, CPU, share=(rank, ranks)) for rank in range(ranks)]  # of 4 one has none
+    sums = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
+    assert metrics_of(sums) == pytest.approx(evaluate(Lookup(MODEL), task, spec, CPU), rel=1e-12)
 
 
 def test_text_by_hand():

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from deltalab.model.memory import Memory, training_memory
+from deltalab.model.memory import Memory, fitting_strategy, sharers_of, training_memory
+from deltalab.spec.train import Strategy
 from deltalab.spec.trial import TrialSpec
 from tests.model.allocation import allocated
 from tests.specs import BASELINES, trial
@@ -91,3 +92,34 @@ def test_an_evaluation_of_many_tokens_can_be_the_peak() -> None:
     memory = training_memory(spec, gpu=True)
     assert tensors(memory) == memory.resident + memory.phases["evaluation"]
     assert memory.phases["evaluation"] > 8 * 32 * 2048 * 3000
+
+
+def test_shares_divide_what_does_not_compute_and_gather_what_does() -> None:
+    spec = large("kda", "train.precision=bf16", "model.depth=12", "train.batch_size=8")
+    whole, halves, eighths = (training_memory(spec, True, 8, sharers) for sharers in (1, 2, 8))
+    assert (halves.resident, eighths.resident) == (whole.resident // 2, whole.resident // 8)
+    assert eighths.phases["update"] == whole.phases["update"] // 8
+    copy = whole.phases["update"]  # as large as the gradients: all weights, to evaluate with
+    assert eighths.phases["evaluation"] == whole.phases["evaluation"] - copy + copy // 8 + copy
+    assert eighths.peak < halves.peak < whole.peak
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "nodes", "memory", "strategy", "sharers"),
+    [
+        ("auto", 8, 1, None, Strategy.ddp, 1),
+        ("auto", 8, 1, 80e9, Strategy.ddp, 1),
+        ("auto", 8, 1, 1e9, Strategy.fsdp, 8),
+        ("auto", 16, 2, 1e9, Strategy.hsdp, 8),
+        ("auto", 1, 1, 1e9, Strategy.ddp, 1),
+        ("fsdp", 16, 2, 80e9, Strategy.fsdp, 16),
+        ("hsdp", 16, 2, 80e9, Strategy.hsdp, 8),
+        ("ddp", 16, 2, 1e9, Strategy.ddp, 1),
+    ],
+)
+def test_auto_is_what_fits(
+    given: str, processes: int, nodes: int, memory: float | None, strategy: Strategy, sharers: int
+) -> None:
+    spec = large("kda", f"train.strategy={given}", "train.batch_size=16", "model.depth=24", "model.d_model=1024")
+    assert fitting_strategy(spec, True, processes, nodes, memory) is strategy
+    assert sharers_of(spec.train, strategy, processes, nodes) == sharers

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from deltalab.spec.data import LOCATING, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.model import BUDGETING
+from deltalab.spec.train import PLACING
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.equivalence import classes, equivalence_key, plainest
 from deltalab.track import journal
@@ -280,7 +281,7 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
     }
     silent = {"variant.name", "train.checkpoint_every", "data.bpe_vocab", "eval.batch_size"}
     silent |= {"train.profile", "train.peak_tflops", "eval.sample_every", "eval.samples", "eval.sample_tokens"}
-    silent |= {f"model.{key}" for key in BUDGETING}
+    silent |= {f"model.{key}" for key in BUDGETING} | {f"train.{key}" for key in PLACING}
     # who varies these compares time and memory
     kept_apart = {"train.activation_checkpointing", "train.compile", "train.deterministic"}
     silent |= {f"data.{key}" for key in LOCATING}

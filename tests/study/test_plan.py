@@ -14,7 +14,7 @@ from deltalab.spec.study_file import parse_study, read_study
 from deltalab.study import ledger
 from deltalab.study.plan import hydra_overrides, plain_study, recorded_plan
 from deltalab.track.journal import Journal, State
-from tests.specs import TWO_CELLS, study_file
+from tests.specs import TWO_CELLS, study_file, trial
 from tests.study.planning import HIGH, LOW, NARROW, TUNED, TWINS, WIDE, finish_tuning, planned
 
 LATTICE = """
@@ -252,3 +252,11 @@ def test_a_thousand_trials_are_planned_without_torch(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout) == [40, 1000, 1000, []]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frozen_trial_takes_where_its_parts_lie_from_the_newest_launch(tmp_path: Path) -> None:
+    before, after = trial(), trial("train.strategy=fsdp", "train.micro_batch_size=4")
+    folder = ledger.freeze(tmp_path, before)
+    assert ledger.load_spec(folder) == before
+    assert ledger.freeze(tmp_path, after) == folder
+    assert ledger.load_spec(folder) == after

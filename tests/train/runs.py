@@ -1,5 +1,7 @@
-"""What the tests of training share: a stop at a step, and what came out of a run."""
+"""What the tests of training share: a stop at a step, a disk that fills, and what came out of a run."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,3 +34,25 @@ def assert_equal(one: Path, other: Path) -> None:
     assert metrics == recorded
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+def fill(disk: Path, room: int) -> None:
+    """Write until the disk is full, then give back ``room`` bytes."""
+    with contextlib.suppress(OSError), (disk / "filler").open("ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    if room:
+        with (disk / "filler").open("ab") as file:
+            file.truncate(file.tell() - room)
+
+
+def filling_at(step: int, disk: Path, room: int) -> Callable[[], bool]:
+    """A stop question that is never answered yes, and fills the disk from its asking at ``step`` on."""
+    asked = iter(range(10**6))
+
+    def ask() -> bool:
+        if next(asked) == step:
+            fill(disk, room)
+        return False
+
+    return ask

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from deltalab.train.checkpoint import latest_checkpoint
 from deltalab.train.disk import is_full
 from deltalab.train.trial import run_trial
 from tests.specs import trial
-from tests.train.runs import StopAt, assert_equal
+from tests.train.runs import StopAt, assert_equal, filling_at
 
 
 @pytest.fixture(autouse=True)
@@ -40,28 +40,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def fill(disk: Path, room: int) -> None:
-    """Write until the disk is full, then give back ``room`` bytes."""
-    with contextlib.suppress(OSError), (disk / "filler").open("ab", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    if room:
-        with (disk / "filler").open("ab") as file:
-            file.truncate(file.tell() - room)
-
-
-def filling_at(step: int, disk: Path, room: int) -> Callable[[], bool]:
-    """A stop question that is never answered yes, and fills the disk from its asking at ``step`` on."""
-    asked = iter(range(10**6))
-
-    def ask() -> bool:
-        if next(asked) == step:
-            fill(disk, room)
-        return False
-
-    return ask
 
 
 @pytest.mark.parametrize(("step", "kept"), [(12, 10), (19, 10), (5, None)], ids=["checkpoint", "weights", "first"])

@@ -1,7 +1,6 @@
 """Run a launch's trials on this machine, in a pool or in this process, and show them until the last one ends."""
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -10,13 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from deltalab.dispatch.job import LOG, StopSignal, Worker
 from deltalab.dispatch.local import LocalPool
 from deltalab.dispatch.progress import Followed, Progress
+from deltalab.dispatch.ranks import threads_of
 from deltalab.dispatch.states import Observer
 from deltalab.errors import Busy
 from deltalab.spec.launcher import LauncherSpec
@@ -24,6 +24,9 @@ from deltalab.study import ledger
 from deltalab.study.plan import Plan
 from deltalab.track.claim import alive
 from deltalab.track.journal import State
+
+if TYPE_CHECKING:
+    from deltalab.dispatch.job import World
 
 TO_RUN = (State.planned, State.queued, State.preempted, State.lost)
 POLL_SECONDS, ELSEWHERE_SECONDS = 0.2, 1.0
@@ -44,6 +47,7 @@ class Work:
         observer: looks at states.
         requeue: freezes trials and journals that they wait, also where a run directory is gone.
         console: where to show.
+        world: the ranks that train each trial together, None for this process alone.
     """
 
     plan: Plan
@@ -53,6 +57,7 @@ class Work:
     observer: Observer
     requeue: Callable[[list[str]], object]
     console: Console
+    world: "World | None" = None
 
     @property
     def runs(self) -> Path:
@@ -127,11 +132,13 @@ def run_inline(work: Work, stop: StopSignal) -> None:
 
     Trials that run in another launch are left to it.
     """
-    worker = Worker(work.launcher.device, work.launcher.threads or len(os.sched_getaffinity(0)), stop)
+    worker = Worker(work.launcher.device, threads_of(work.launcher), stop, work.world)
     with Progress(work.console, work.followed()) as progress, _refreshing(progress):
         for folder, _ in work.batches(list(work.pending)):
             if stop():
                 return
+            if work.world is not None:
+                work.world.share(str(folder))
             try:
                 worker.run(folder)
             except Busy as busy:

@@ -1,7 +1,7 @@
 """What lies in the runs folder that nothing needs any more.
 
 ``plan_garbage`` only looks; ``remove`` looks again, just before, and removes what both looks agree on. A trial that
-runs is never touched; one that can be resumed keeps its newest complete checkpoint.
+runs is never touched; one that can be resumed keeps its newest complete checkpoints.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deltalab.data.manifest import shard_folder
 from deltalab.errors import NotFoundError
+from deltalab.spec.train import TrainSpec
 from deltalab.study import ledger, submissions
 from deltalab.track import claim
 from deltalab.track.claim import alive
@@ -32,7 +33,7 @@ class Kind(Enum):
     """What can go, and why, in the order it is shown."""
 
     checkpoint = "checkpoints of completed trials: the weights are in model.safetensors"
-    superseded = "checkpoints older than a trial's newest complete one"
+    superseded = "complete checkpoints that newer ones replace (train.keep_checkpoints of a trial stay)"
     half = "half-written checkpoints of processes that are gone"
     claim = "claims of processes that are gone"
     temporary = "temporary files of processes that are gone"
@@ -221,7 +222,8 @@ class _Look:
         for path in checkpoints.glob(".*"):
             if _age(path) > claim.STALE_SECONDS:
                 self._add(path, Kind.half)
-        for path in sorted(checkpoints.glob("step-*"))[:-1]:
+        train = (_read(folder / "config.json") or {}).get("train") or {}
+        for path in sorted(checkpoints.glob("step-*"))[: -train.get("keep_checkpoints", TrainSpec.keep_checkpoints)]:
             self._add(path, Kind.superseded)
 
     def _claims(self, folder: Path) -> None:

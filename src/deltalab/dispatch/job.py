@@ -225,7 +225,7 @@ def run_all(folders: list[Path], device: Device, threads: int, stop: StopSignal)
     """
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     failed: dict[Path, Exception | None] = {}
-    with _world(device) as world:
+    with world_of(device) as world:
         worker, waiting = Worker(device, threads, stop, world), list(folders)
         for patience in (0.0, BUSY_SECONDS):
             waiting = [folder for folder in waiting if not worker.attempt(folder, patience, failed)]
@@ -254,10 +254,15 @@ def _ended(run_dir: Path, cancelled: Cancelled) -> State | None:
     return None
 
 
+def several_ranks() -> bool:
+    """Whether the environment, by ``torchrun``'s names, says that this process is one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextlib.contextmanager
-def _world(device: Device) -> Iterator["World | None"]:
+def world_of(device: Device) -> Iterator["World | None"]:
     """The processes that train together, where the environment names several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not several_ranks():
         yield None
         return
     from deltalab.train.distributed import joined

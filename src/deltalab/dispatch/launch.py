@@ -14,9 +14,10 @@ from rich.prompt import Confirm
 
 from deltalab.dispatch import snapshot
 from deltalab.dispatch.gpus import gpu_shares
-from deltalab.dispatch.show import make_console, on_gpus, plan_json, show_plan
+from deltalab.dispatch.ranks import accompany, refuse_several_ranks, together
+from deltalab.dispatch.show import beyond_memory, make_console, on_gpus, plan_json, show_plan
 from deltalab.dispatch.states import Observer
-from deltalab.errors import StudyError, UsageError
+from deltalab.errors import ConfigError, StudyError, UsageError
 from deltalab.spec import load
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.load import LaunchSpec, Planning
@@ -32,6 +33,7 @@ from deltalab.track.provenance import gpus
 from deltalab.wording import many
 
 if TYPE_CHECKING:
+    from deltalab.dispatch.job import World
     from deltalab.dispatch.submit import Launch
 
 LAUNCH_KEYS = ("study", "sweep", "plan", "confirmed", "json", "runs", "seed", "tracking")
@@ -75,6 +77,7 @@ def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings:
     Returns:
         The worst exit code.
     """
+    refuse_several_ranks()
     pairs = [_pairs(job) for job in jobs]
     code = 0
     for name in dict.fromkeys(pair.get("study") for pair in pairs):
@@ -88,7 +91,8 @@ def launch_jobs(jobs: Sequence[Sequence[str]], launcher: LauncherSpec, settings:
 
 
 def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: LaunchSpec) -> int:
-    """``python launch.py`` without ``-m``: the trial the overrides compose, in this process."""
+    """``python launch.py`` without ``-m``: the trial the overrides compose, in this process and those that torchrun
+    started beside it."""
     if settings.sweep:
         key, value = next(iter(settings.sweep.items()))
         raise UsageError(f"sweep.{key}={value}: allowed with -m or study=NAME, a single trial sweeps over nothing")
@@ -97,7 +101,10 @@ def single_trial(overrides: Sequence[str], launcher: LauncherSpec, settings: Lau
     pairs = _cell_keys(_pairs(overrides))
     plain = plain_study([pairs], [whole_seed(settings.seed)], settings.variant) | {"question": "one trial"}
     request = Request(study=parse_study(plain, COMMAND_LINE, "single"), overrides={})
-    return plan_and_launch(request, replace(launcher, kind=Kind.inline), settings)
+    with together(launcher) as world:
+        if world is not None and not world.main:
+            return accompany(world, launcher)
+        return plan_and_launch(request, replace(launcher, kind=Kind.inline), settings, world)
 
 
 def plan_named(name: str, overrides: Sequence[str], runs: Path) -> Plan:
@@ -111,8 +118,11 @@ def plan_study(study: StudySpec, overrides: Mapping[str, str], runs: Path) -> Pl
     return Request(study=study, overrides=overrides).plan(Observer(runs))
 
 
-def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSpec) -> int:
-    """Plan a study and, unless ``plan`` says otherwise, run it; returns the exit code."""
+def plan_and_launch(
+    request: Request, launcher: LauncherSpec, settings: LaunchSpec, world: "World | None" = None
+) -> int:
+    """Plan a study and, unless ``plan`` says otherwise, run it, with the ranks of ``world`` if there are any; returns
+    the exit code."""
     from deltalab.dispatch.submit import Launch
 
     console, observer = make_console(stderr=settings.json), Observer(settings.runs)
@@ -126,9 +136,10 @@ def plan_and_launch(request: Request, launcher: LauncherSpec, settings: LaunchSp
         command="python " + shlex.join(sys.argv),
         arguments=sys.argv[1:],
         console=console,
+        world=world,
     )
     if settings.plan is not Planning.true:
-        refuse_impossible(plan, launcher)
+        refuse_impossible(plan, launcher, ranks=world.size if world else None)
     if settings.plan is Planning.calibrate:
         _calibrate(plan, launch, console)
         plan = request.plan(observer)
@@ -166,16 +177,18 @@ def _calibrate(plan: Plan, launch: "Launch", console: Console) -> None:
         console.print("Times and memory are in the plan once these have run.", highlight=False)
 
 
-def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -> None:
+def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False, ranks: int | None = None) -> None:
     """Say before anything starts what this machine, or a batch, cannot do.
 
     Args:
         plan: what to run.
         launcher: how.
         retry: trials are run again that have ended.
+        ranks: processes of a trial that are there already; None where the launcher starts them.
 
     Raises:
-        UsageError: no Slurm, no GPU, too few GPUs, or a batch that a trial's processes cannot divide.
+        UsageError: no Slurm, no GPU, too few GPUs, a batch that a trial's processes cannot divide, or a GPU that is
+            said to have too little memory.
         SlurmError: there are trials to submit and no cluster answers.
     """
     processes = launcher.processes
@@ -189,11 +202,13 @@ def refuse_impossible(plan: Plan, launcher: LauncherSpec, retry: bool = False) -
     elif not gpu_shares(launcher):
         processes = 1
     for trial, spec in plan.trials.items():
-        if spec.train.batch_size % (spec.train.accumulation * processes):
-            raise UsageError(
-                f"{plan.names[trial]}: train.batch_size={spec.train.batch_size}: allowed is a multiple of "
-                f"train.accumulation × {processes} processes (hydra.launcher.gpus_per_trial and nodes)"
-            )
+        try:
+            spec.train.parts(ranks or processes)
+        except ConfigError as error:
+            whence = "" if ranks else "; hydra.launcher.gpus_per_trial and nodes say how many"
+            raise UsageError(f"{plan.names[trial]}: {error}{whence}") from error
+    if too_much := beyond_memory(plan, launcher):
+        raise UsageError(too_much[0])
 
 
 def _confirm(plan: Plan, launcher: LauncherSpec, confirmed: bool) -> None:

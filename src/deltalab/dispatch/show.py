@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deltalab.dispatch.progress import duration
-from deltalab.model.memory import training_memory
+from deltalab.model.memory import fitting_strategy, sharers_of, training_memory
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
+from deltalab.study import estimates
 from deltalab.study.design import generators
 from deltalab.study.ledger import CellRecord
 from deltalab.study.plan import Plan
@@ -64,7 +65,7 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
     console.print(table)
     for line in [*generators(plan.study), *_totals(plan, launcher)]:
         console.print(line, highlight=False, soft_wrap=True)
-    for warning in plan.warnings:
+    for warning in [*plan.warnings, *beyond_memory(plan, launcher)]:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
@@ -112,7 +113,7 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
             "money": _money(plan, launcher),
             "largest_mismatch": max((abs(cell.mismatch) for cell in plan.cells), default=0.0),
         },
-        "warnings": plan.warnings,
+        "warnings": [*plan.warnings, *beyond_memory(plan, launcher)],
     }
 
 
@@ -163,8 +164,24 @@ def _estimate(plan: Plan, cell: CellRecord, launcher: LauncherSpec) -> tuple[str
 
 
 def _counted(plan: Plan, trial: str, launcher: LauncherSpec) -> int:
-    """Peak bytes of a trial's process by arithmetic."""
-    return training_memory(plan.trials[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1).peak
+    """Peak bytes of each of a trial's processes by arithmetic."""
+    spec, gpu, processes = plan.trials[trial], on_gpus(launcher), launcher.processes if on_gpus(launcher) else 1
+    strategy = fitting_strategy(spec, gpu, processes, launcher.hosts, launcher.gpu_memory)
+    return training_memory(spec, gpu, processes, sharers_of(spec.train, strategy, processes, launcher.hosts)).peak
+
+
+def beyond_memory(plan: Plan, launcher: LauncherSpec) -> list[str]:
+    """A line for each shape of trial whose counted memory is more than the launcher says a GPU has."""
+    if launcher.gpu_memory is None or not on_gpus(launcher):
+        return []
+    lines: dict[str, str] = {}
+    for trial, spec in plan.trials.items():
+        counted = _counted(plan, trial, launcher)
+        if counted > launcher.gpu_memory and not plan.records[trial].state.terminal:
+            said = f"hydra.launcher.gpu_memory_gb={launcher.gpu_memory_gb:g}: {plan.names[trial]} takes about"
+            less = "train.micro_batch_size, train.activation_checkpointing, train.strategy=fsdp or more GPUs lessen it"
+            lines.setdefault(estimates.key(spec), f"{said} {counted / 1e9:.1f} GB a GPU; {less}")
+    return list(lines.values())
 
 
 def _standing(plan: Plan, cell: CellRecord) -> str:
@@ -198,6 +215,10 @@ def _totals(plan: Plan, launcher: LauncherSpec) -> list[str]:
         f"{many(len(plan.specs), 'trial')} over seeds {', '.join(map(str, plan.study.seeds))}: "
         + _counts(plan, plan.specs)
     ]
+    steps = {(spec.train.batch_size, spec.data.train_length) for spec in plan.trials.values()}
+    if len(steps) == 1:
+        ((sequences, length),) = steps
+        lines[0] += f", {sequences * length:,} tokens a step"
     if plan.study.tune is not None:
         values = ", ".join(map(str, plan.study.tune.seeds))
         lines.append(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -30,6 +31,9 @@ from deltalab.track.files import naming_full_disk, refuse_unwritable, write_atom
 from deltalab.track.journal import Journal, State
 from deltalab.wording import many
 
+if TYPE_CHECKING:
+    from deltalab.dispatch.job import World
+
 TO_LAUNCH = (State.planned, State.preempted, State.lost)
 TO_RETRY = (State.failed, State.diverged, State.cancelled)
 LOCK_SECONDS = 90.0
@@ -49,6 +53,7 @@ class Launch:
         command: the command line, for the record.
         arguments: of launch.py, to give the same command again.
         console: where to show.
+        world: ranks that train with this process, None for it alone.
         wanted: trials asked for by id whatever their state, None for those a study still misses.
     """
 
@@ -60,6 +65,7 @@ class Launch:
     command: str
     arguments: list[str]
     console: Console
+    world: "World | None" = None
     wanted: list[str] | None = None
 
     @property
@@ -117,6 +123,7 @@ class Launch:
                 observer=self.observer,
                 requeue=lambda trials: self._queue(plan, {t: pending.get(t, code) for t in trials}, submission),
                 console=self.console,
+                world=self.world,
             )
             with Mirror(self.runs, measured_study(plan.study.name), self.tracking, self.console), stops_on_ctrl_c(stop):
                 if self.launcher.kind is Kind.inline:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def evaluate(
         with a scored position, and for text ``eval/perplexity`` = exp(loss) and ``eval/bits_per_byte`` = the summed
         loss in bits over the UTF-8 bytes that the targets stand for.
     """
-    return _metrics(_totals(model, task, spec, device, autocast))
+    return metrics_of(totals(model, task, spec, device, autocast))
 
 
 def measure(model: nn.Module, task: Task, spec: EvalSpec, device: torch.device) -> dict[str, float]:
@@ -53,8 +54,8 @@ def measure(model: nn.Module, task: Task, spec: EvalSpec, device: torch.device) 
         ``accuracy``, ``stderr``, ``loss`` and ``accuracy/<slice>``, ``stderr/<slice>`` for every slice with a scored
         position; an error of one sequence is NaN.
     """
-    sums = _totals(model, task, spec, device, None)
-    values = {name.removeprefix("eval/"): value for name, value in _metrics(sums).items()}
+    sums = totals(model, task, spec, device)
+    values = {name.removeprefix("eval/"): value for name, value in metrics_of(sums).items()}
     for name in [name for name in values if name.partition("/")[0] == "accuracy"]:
         part = name.removeprefix("accuracy")
         values[f"stderr{part}"] = _error(*(sums[f"{kind}{part}"] for kind in ("correct", "count", *SQUARES)))
@@ -70,20 +71,25 @@ def _error(correct: float, count: float, correct_2: float, product: float, count
     return math.sqrt(rows / (rows - 1) * spread) / count
 
 
-def _totals(
+def totals(
     model: nn.Module,
     task: Task,
     spec: EvalSpec,
     device: torch.device,
-    autocast: contextlib.AbstractContextManager[Any] | None,
+    autocast: contextlib.AbstractContextManager[Any] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
-    """``_sums`` over all batches, and for text the bytes of the targets."""
+    """Sums over held-out sequences that ``metrics_of`` turns to metrics; arguments as ``evaluate``.
+
+    Args:
+        share: (i, n) takes batches i, i + n, i + 2 n …; the sums of all n shares add up to those of all batches.
+    """
     sums: dict[str, Any] = defaultdict(float)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode(), autocast or contextlib.nullcontext():
-            for batch in task.eval_batches(spec.sequences, spec.batch_size):
+            for batch in islice(task.eval_batches(spec.sequences, spec.batch_size), share[0], None, share[1]):
                 for part in _parts(batch, task.vocab_size):
                     for name, value in _sums(model, part, device).items():
                         sums[name] = sums[name] + value
@@ -132,7 +138,8 @@ def _by_sequence(rows: Tensor, correct: Tensor, inside: Tensor, part: str) -> di
     return {f"{name}{part}": value.sum() for name, value in values.items()}
 
 
-def _metrics(sums: dict[str, float]) -> dict[str, float]:
+def metrics_of(sums: dict[str, float]) -> dict[str, float]:
+    """What ``evaluate`` returns, from the sums of ``totals``."""
     loss = sums["loss"] / sums["count"]
     values = {"eval/loss": loss, "eval/accuracy": sums["correct"] / sums["count"]}
     for name, correct in sums.items():

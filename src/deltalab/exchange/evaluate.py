@@ -26,8 +26,7 @@ from deltalab.evals.results import (
     weights_sha256,
 )
 from deltalab.evals.suites import suite_units
-from deltalab.exchange.load import find_weights, read_spec
-from deltalab.model.weights import load_weights
+from deltalab.exchange.load import find_weights, is_checkpoint, read_spec
 from deltalab.spec.launcher import Device
 from deltalab.spec.suite import Suite, SuiteSpec
 from deltalab.study import ledger
@@ -35,6 +34,7 @@ from deltalab.track import journal
 from deltalab.track.claim import claimed
 from deltalab.track.journal import Journal
 from deltalab.train.distributed import pick_device
+from deltalab.train.weights import load_weights
 
 AVERAGED = {Suite.table2: tuple(ACCURACY), Suite.table4: tuple(read_twice.TASKS)}
 """Tasks whose mean accuracy the paper prints."""
@@ -99,7 +99,7 @@ def _is_one(asked: Request) -> bool:
 
 def measure_here(asked: Request, weights: Path) -> list[Result]:
     """Measure one trial in this process; a line is printed for each unit as it is there."""
-    if weights.parent.parent.name == "checkpoints":
+    if is_checkpoint(weights):
         raise UsageError(f"{weights}: a checkpoint; allowed is a finished trial")
     spec = read_spec(weights)
     units = suite_units(asked.suite, spec.data, weights.parent)

@@ -27,7 +27,6 @@ from deltalab.evals.results import Result, conditions, find_result, step_of_weig
 from deltalab.evals.suites import suite_units
 from deltalab.evals.unit import Unit
 from deltalab.exchange.evaluate import Request, line_of
-from deltalab.model.weights import weights_dtype
 from deltalab.spec import load
 from deltalab.spec.evaluation import EvaluationSpec, evaluation_study
 from deltalab.spec.launcher import Kind, LauncherSpec, SlurmSpec, launcher_spec
@@ -40,6 +39,7 @@ from deltalab.study.plan import Plan
 from deltalab.track import journal
 from deltalab.track.journal import State
 from deltalab.train.checkpoint import WEIGHTS
+from deltalab.train.weights import weights_dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ config.json         the frozen trial: shape, variant, data and all else that mad
 model.safetensors   its parameters, by name
 tokenizer.json      of a text model whose tokenizer was learnt
 
-A run directory has them once its trial has completed, a copy of them elsewhere is as good, and so is what
-``deltalab export`` writes.
+A run directory has them once its trial has completed, a copy of them elsewhere is as good, and so are a checkpoint, of
+whatever strategy, and what ``deltalab export`` writes.
 """
 
 import json
@@ -18,11 +18,11 @@ import torch
 from deltalab.dispatch.steer import find_one
 from deltalab.errors import ConfigError, NotFoundError, UsageError
 from deltalab.model.language_model import LanguageModel
-from deltalab.model.weights import load_weights
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.ledger import trial_dir
 from deltalab.track import journal
-from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint
+from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, weights_in
+from deltalab.train.weights import load_weights
 
 CONFIG = "config.json"
 EXPORTED = "trial"
@@ -67,9 +67,19 @@ def find_weights(
             raise NotFoundError(f"{path}: no such file or folder")
         where = Path(runs or os.environ.get("DELTALAB_RUNS", "runs"))
         path = trial_dir(where, find_one(where, str(trial), study).trial)
-    if not (path / WEIGHTS).is_file():
+    if (file := weights_in(path)) is None:
         raise NotFoundError(f"{path}: no {WEIGHTS}" + _why_not(path))
-    return path / WEIGHTS
+    return file
+
+
+def home_of(weights: Path) -> Path:
+    """The folder of a file of weights' configuration and tokenizer: its own, of a checkpoint the run directory."""
+    return weights.parents[2] if is_checkpoint(weights) else weights.parent
+
+
+def is_checkpoint(weights: Path) -> bool:
+    """Whether weights are those of a trial on its way."""
+    return weights.parent.parent.name == "checkpoints"
 
 
 def read_spec(weights: Path) -> TrialSpec:
@@ -79,9 +89,7 @@ def read_spec(weights: Path) -> TrialSpec:
         NotFoundError: there is none.
         UsageError: it is no trial's.
     """
-    file = weights.parent / CONFIG
-    if weights.parent.parent.name == "checkpoints":
-        file = weights.parents[2] / CONFIG
+    file = home_of(weights) / CONFIG
     if not file.is_file():
         raise NotFoundError(f"{file}: not there; weights are loaded with the configuration beside them")
     try:

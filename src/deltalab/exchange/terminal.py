@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltalab.exchange.codec import make_codec
-from deltalab.exchange.load import find_weights, read_spec
+from deltalab.exchange.load import find_weights, home_of, read_spec
 from deltalab.exchange.write import Written, write
-from deltalab.model.weights import load_weights
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.train.distributed import pick_device
+from deltalab.train.weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def run_generate(asked: Request) -> None:
     """
     weights = find_weights(asked.trial, asked.runs, asked.study)
     spec = read_spec(weights)
-    codec = make_codec(spec.data, weights.parent)
+    codec = make_codec(spec.data, home_of(weights))
     model = load_weights(weights, spec, device=pick_device(asked.device))
     pieces = write(model, codec, asked.prompts, asked.sampling, asked.stop)
     if asked.as_json:

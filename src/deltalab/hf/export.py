@@ -8,11 +8,11 @@ import torch
 from transformers.utils import logging
 
 from deltalab.errors import UsageError
-from deltalab.exchange.load import find_weights, read_spec
+from deltalab.exchange.load import find_weights, home_of, read_spec
 from deltalab.hf.configuration import DeltalabConfig
 from deltalab.hf.modeling import DeltalabForCausalLM
 from deltalab.hf.tokenizer import make_tokenizer
-from deltalab.model.weights import load_weights
+from deltalab.train.weights import load_weights
 
 
 def export(trial: str, folder: Path, runs: Path, study: str | None = None, dtype: str | None = None) -> None:
@@ -30,7 +30,7 @@ def export(trial: str, folder: Path, runs: Path, study: str | None = None, dtype
         raise UsageError(f"{folder}: not empty; allowed is a new or an empty folder")
     weights = find_weights(trial, runs, study)
     spec = read_spec(weights)
-    tokenizer = make_tokenizer(spec.data, weights.parent)
+    tokenizer = make_tokenizer(spec.data, home_of(weights))
     end = None if tokenizer is None else spec.data.vocab_size - 1
     config = DeltalabConfig(trial=spec.to_dict(), eos_token_id=end, pad_token_id=end)
     with torch.device("meta"):

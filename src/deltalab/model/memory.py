@@ -14,6 +14,14 @@ N tokens of a process's part of a batch, D = d_model, M the MLP's width, V_ocab 
                   chunk also the head's gradient, of the chunks before and of the present one
     gradients     4 P, complete when the backward pass ends
 
+Where s processes hold shares (fsdp, hsdp; ``train.strategy``), weights, moments and gradients take an s-th, and beside
+them lie, with B the parameters of a block:
+
+    gathered      what is whole at the moment: the embedding and its gradient, 8 V_ocab D; weights of two blocks, 2 e B
+                  (one that computes, one on its way), and going back a block's gradient in both types, (e + 4) B
+    casts         e V_ocab D: a block's gathered weights have the compute dtype already, and leave with it
+    evaluation    4 P: every process measures with a copy of all weights
+
 Going back, activations leave and gradients come, both block by block, so the peak is at one of the two ends, the head
 or the first block; or it is in an evaluation, which keeps no activations but may read more tokens at once. What a block
 keeps, in bytes per token (K, V: channels of all heads' keys, values; C = 2 K + V; c the kernel's chunk):
@@ -28,16 +36,16 @@ keeps, in bytes per token (K, V: channels of all heads' keys, values; C = 2 K + 
     recurrence    inputs, R, and of every chunk scores, inverse, factors and first state: ``_recurrence``
     output        8 V read-out and its norm; 3 e V gate, SiLU(gate), the last product's input
 
-Tests hold this within 15 % of what a training step allocates, for every system, on a CPU and in a GPU's form. Left out:
-the CUDA context, which torch's allocator does not see, fragmentation, what torch.compile saves, and the smaller pieces
-of logits that liger-kernel takes.
+Tests hold this, for whole models, within 15 % of what a training step allocates, for every system, on a CPU and in a
+GPU's form. Left out: the CUDA context, which torch's allocator does not see, fragmentation, what torch.compile saves,
+and the smaller pieces of logits that liger-kernel takes.
 """
 
 from dataclasses import dataclass
 
 from deltalab.model.accounting import cost
 from deltalab.spec.model import ModelSpec
-from deltalab.spec.train import Precision
+from deltalab.spec.train import Precision, Strategy, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.spec.variant import Decay, Erase, Layer, Narrowing, VariantSpec, Write
 
@@ -120,43 +128,77 @@ class Memory:
         return self.base + self.resident + max(self.phases.values())
 
 
-def training_memory(spec: TrialSpec, gpu: bool, processes: int = 1) -> Memory:
+def training_memory(spec: TrialSpec, gpu: bool, processes: int = 1, sharers: int = 1) -> Memory:
     """Memory of a resolved trial on each of the processes that train it together.
 
     Args:
         spec: the trial.
         gpu: whether it trains on a GPU, where torch's allocator counts, or on a CPU, where all of the process does.
-        processes: how many share each batch.
+        processes: how many divide each batch.
+        sharers: how many divide weights, gradients and moments.
     """
     model, train, length = spec.model, spec.train, spec.data.train_length
     assert model.vocab_size is not None, "a resolved ModelSpec has a vocab_size"
     form = Form(element=2 if train.precision is Precision.bf16 else 4, gpu=gpu)
-    sequences = max(1, train.batch_size // (train.accumulation * processes))
+    sequences = train.micro_batch_size or max(1, train.batch_size // (train.accumulation * processes))
     tokens = sequences * length
     blocks = [block_of(layer, spec, form, sequences) for layer in spec.variant.layers(model.depth)]
     kept = [round(tokens * block.kept) for block in blocks]
-    parameters = cost(spec.variant, model, 1).parameters
-    casts = form.element * parameters if form.narrow else 0
+    parameters, embedding = cost(spec.variant, model, 1).parameters, 4 * model.vocab_size * model.d_model
+    gathered = _gathered(parameters, embedding, len(blocks), form) if sharers > 1 else 0
+    casts = form.element * (parameters if sharers == 1 else embedding // 4) if form.narrow else 0
     transient = round(tokens * max(block.transient for block in blocks))
-    gradients, embedding = 4 * parameters, 4 * model.vocab_size * model.d_model
-    before = gradients if train.accumulation > 1 else 0  # of the batch's parts before
+    gradients = 4 * parameters // sharers
+    before = gradients if train.batch_size > sequences * processes else 0  # of the batch's parts before
     under_way = max(kept)
     activations = sum(kept)
     if train.activation_checkpointing:
         activations = 4 * model.d_model * tokens * len(kept)
     else:
         under_way = 0
+    going_back = max(before, embedding) if sharers == 1 else before + gathered
     return Memory(
         base=WORKSPACE if gpu else PROCESS,
-        resident=12 * parameters,
+        resident=12 * parameters // sharers,
         phases={
-            "head": before + casts + activations + head_bytes(model, form, tokens),
-            "last block": max(before, embedding) + casts + activations + under_way + transient,
-            "first block": gradients + max(kept) + transient,
+            "head": before + gathered + casts + activations + head_bytes(model, form, tokens),
+            "last block": going_back + casts + activations + under_way + transient,
+            "first block": gradients + gathered + max(kept) + transient,
             "update": gradients,
-            "evaluation": gradients + evaluation_bytes(spec, form),
+            "evaluation": gradients + evaluation_bytes(spec, form) + (4 * parameters if sharers > 1 else 0),
         },
     )
+
+
+def _gathered(parameters: int, embedding: int, depth: int, form: Form) -> int:
+    """Bytes of what shares are gathered to at the worst moment; ``embedding`` is the bytes of its weights."""
+    block = (parameters - embedding // 4) // depth
+    return 2 * embedding + (3 * form.element + 4) * block
+
+
+def sharers_of(train: TrainSpec, strategy: Strategy, processes: int, nodes: int) -> int:
+    """How many processes divide weights, gradients and moments under a strategy."""
+    if processes == 1 or strategy is Strategy.ddp:
+        return 1
+    return processes if strategy is Strategy.fsdp else train.shard_size or max(1, processes // nodes)
+
+
+def fitting_strategy(spec: TrialSpec, gpu: bool, processes: int, nodes: int, memory: float | None) -> Strategy:
+    """The strategy that a trial's says, and of auto the one that it stands for.
+
+    Args:
+        spec: the trial.
+        gpu: as ``training_memory``.
+        processes: that train it together.
+        nodes: that they run on.
+        memory: bytes of the GPU of each; None where that is not known or nothing is short.
+    """
+    given = spec.train.strategy
+    if given is not Strategy.auto:
+        return given
+    if processes == 1 or memory is None or training_memory(spec, gpu, processes).peak <= memory:
+        return Strategy.ddp
+    return Strategy.fsdp if nodes == 1 else Strategy.hsdp
 
 
 def head_bytes(model: ModelSpec, form: Form, tokens: int) -> int:

@@ -44,6 +44,8 @@ class LauncherSpec:
         trials_per_job: trials one worker process runs at most before it ends (saves start-up for short trials).
         gpus_per_trial: GPUs a trial uses, over all its nodes; above 1 it trains data-parallel, a process per GPU.
         trials_per_gpu: local trials that share a GPU.
+        gpu_memory_gb: memory of a GPU in 10⁹ bytes; a trial that is counted to take more is refused before it is
+            queued, and ``train.strategy=auto`` is planned by it. null checks nothing.
         device: auto, cpu or cuda.
         retry_failed: run failed, diverged and cancelled trials of the study again.
         code: what trials that were submitted before with other code continue with.
@@ -57,6 +59,7 @@ class LauncherSpec:
     trials_per_job: int = 1
     gpus_per_trial: int = 1
     trials_per_gpu: int = 1
+    gpu_memory_gb: float | None = None
     device: Device = Device.auto
     retry_failed: bool = False
     code: Code = Code.current
@@ -68,6 +71,8 @@ class LauncherSpec:
         _at_least(self, 0, "gpus_per_trial")
         if self.gpus_per_trial > 1 and self.trials_per_gpu > 1:
             raise ConfigError("hydra.launcher.trials_per_gpu", self.trials_per_gpu, "1 with gpus_per_trial above 1")
+        if self.gpu_memory_gb is not None and not 0 < self.gpu_memory_gb < math.inf:
+            raise ConfigError("hydra.launcher.gpu_memory_gb", self.gpu_memory_gb, "a number above 0, or null")
         for key in ("confirm_gpu_hours", "gpu_hour_price"):
             value = getattr(self, key)
             if value is not None and not 0 <= value < math.inf:
@@ -77,6 +82,16 @@ class LauncherSpec:
     def processes(self) -> int:
         """Processes a trial runs as."""
         return max(1, self.gpus_per_trial)
+
+    @property
+    def hosts(self) -> int:
+        """Nodes a trial runs on."""
+        return 1
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """Bytes that one of the trials that share a GPU may take; None where that is not said."""
+        return None if self.gpu_memory_gb is None else self.gpu_memory_gb * 1e9 / self.trials_per_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +159,10 @@ class SlurmSpec(LauncherSpec):
     @property
     def processes(self) -> int:
         return max(self.nodes, self.gpus_per_trial)
+
+    @property
+    def hosts(self) -> int:
+        return self.nodes
 
 
 def launcher_spec(options: Mapping[str, Any]) -> LauncherSpec:

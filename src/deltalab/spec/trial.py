@@ -23,7 +23,7 @@ from deltalab.spec.eval import EvalSpec
 from deltalab.spec.expressible import refuse_inexpressible
 from deltalab.spec.model import BUDGETING, ModelSpec
 from deltalab.spec.suite import suite_identity
-from deltalab.spec.train import TrainSpec
+from deltalab.spec.train import PLACING, TrainSpec
 from deltalab.spec.variant import Layer, VariantSpec
 
 T = TypeVar("T")
@@ -91,13 +91,16 @@ class TrialSpec:
     @property
     def trial_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical JSON, the variant's label and the way its widths were
-        found left out, and so where its text was found and how many at a time a suite takes."""
+        found left out, and so where its text was found, how many at a time a suite takes and where its parts lie while
+        it is trained."""
         plain = self.to_dict()
         del plain["variant"]["name"]
         for key in LOCATING:
             plain["data"].pop(key, None)
         for key in BUDGETING:
             del plain["model"][key]
+        for key in PLACING:
+            del plain["train"][key]
         plain["eval"]["suites"] = [suite_identity(asked) for asked in self.eval.asked]
         return short_hash(plain)
 

@@ -17,6 +17,7 @@ written in one. Trials with the same plainest trial are equivalent. Where that f
     a group and its generators       its elements are what tokens are made of
     bytes                            bpe_vocab
     steps                            log_every and eval.every above them; checkpoints, which a resumed run repeats
+    where a trial's parts lie        strategy, shard_size, micro_batch_size; keep_checkpoints
     eval.sequences                   eval.batch_size above them
     nothing                          samples, profiles and the peak that MFU is a share of: only looked at
 
@@ -32,7 +33,7 @@ from deltalab.spec.data import DataSpec, StateTrackingSpec, TextSpec, Tokenizer
 from deltalab.spec.eval import EvalSpec
 from deltalab.spec.groups import Group, generated_group
 from deltalab.spec.model import BUDGETING, ModelSpec
-from deltalab.spec.train import TrainSpec
+from deltalab.spec.train import PLACING, TrainSpec
 from deltalab.spec.trial import TrialSpec
 from deltalab.spec.variant import MAMBA, Decay, Erase, Layer, Mixer, Narrowing, VariantSpec, Write
 
@@ -128,8 +129,8 @@ def _generators(group: Group, given: tuple[tuple[int, ...], ...] | None) -> list
 
 
 def _train(train: TrainSpec) -> TrainSpec:
-    looked_at = {key: getattr(TrainSpec, key) for key in ("profile", "peak_tflops")}
-    return replace(train, log_every=min(train.log_every, train.steps), checkpoint_every=0, **looked_at)
+    silent = {key: getattr(TrainSpec, key) for key in ("profile", "peak_tflops", *PLACING)}
+    return replace(train, log_every=min(train.log_every, train.steps), checkpoint_every=0, **silent)
 
 
 def _eval(evaluation: EvalSpec, train: TrainSpec) -> EvalSpec:

@@ -22,9 +22,11 @@ from deltalab.track.files import write_atomic
 from deltalab.track.journal import State
 
 FOLDER = "timings"
+PLACED = ("strategy", "shard_size", "micro_batch_size")
+"""What changes no number, and so no identity, but the time."""
 SPEED = {
     "variant": ("rank", "decay", "erase", "write", "tie", "narrowing", "erase_range", "pattern"),
-    "train": ("batch_size", "accumulation", "precision", "activation_checkpointing", "compile"),
+    "train": ("batch_size", "accumulation", "precision", "activation_checkpointing", "compile", *PLACED),
     "eval": ("sequences", "batch_size", "suites", "suite_every"),
 }
 """Of these parts of a spec only these fields decide speed; of model and data all."""
@@ -71,6 +73,7 @@ class Timing:
 def key(spec: TrialSpec) -> str:
     """Equal for trials that take the same time a step."""
     plain = plainest(spec).to_dict()
+    plain["train"] = spec.to_dict()["train"]
     kept = {
         part: {name: plain[part][name] for name in SPEED.get(part, plain[part])}
         for part in ("variant", "model", "data", "train", "eval")

@@ -189,11 +189,15 @@ def newest_study(runs: Path) -> str | None:
 
 
 def freeze(runs: Path, spec: Work) -> Path:
-    """Write the config.json of a trial, or of an evaluation, once and return its run directory."""
+    """Write the config.json of a trial, or of an evaluation, and return its run directory.
+
+    Where it is there already only what is no part of the id can differ (where a text lies, how a resumed trial is
+    divided among processes): the newest launch's holds.
+    """
     folder = trial_dir(runs, spec.trial_id)
-    path = folder / "config.json"
-    if not path.exists():
-        write_atomic(path, json.dumps(spec.to_dict(), indent=1))
+    path, frozen = folder / "config.json", json.dumps(spec.to_dict(), indent=1)
+    if not path.exists() or path.read_text() != frozen:
+        write_atomic(path, frozen)
     return folder
 
 

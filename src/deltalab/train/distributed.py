@@ -1,9 +1,9 @@
 """The processes that train one trial together: who they are, and the little they say to each other.
 
-Plain data parallelism: every rank holds the whole model, computes the gradient of its rows of the batch, and takes the
-same step with the sum. Gradients go through NCCL on GPUs. Questions and answers go through Gloo on the CPU: asking them
-every step never waits for a GPU, they may wait long for an evaluation, and a rank that ended is noticed by its closed
-connection.
+Data parallelism: every rank computes the gradient of its rows of the batch, and all take the same step with the sum;
+what of the model each holds is ``train.strategy``'s business. Gradients and weights go through NCCL on GPUs. Questions
+and answers go through Gloo on the CPU: asking them every step never waits for a GPU, they may wait long for an
+evaluation, and a rank that ended is noticed by its closed connection.
 """
 
 import contextlib
@@ -16,10 +16,9 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, ProcessGroup, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from deltalab.errors import ConfigError, DeltalabError, UsageError
 from deltalab.spec.launcher import Device
@@ -41,6 +40,7 @@ class World:
         rank: this process's number among all.
         size: how many there are.
         local_rank: this process's number on its machine.
+        local_size: how many there are on a machine.
         control: the connections for questions and answers; None alone.
         store: strings that all ranks can read; None alone.
     """
@@ -48,12 +48,13 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     control: ProcessGroup | None = field(default=None, repr=False, compare=False)
     store: Store | None = field(default=None, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
-        """Whether this rank writes, evaluates and decides."""
+        """Whether this rank writes and decides."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -111,19 +112,24 @@ class World:
         part = batch_size // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def replica(self, module: nn.Module) -> nn.Module:
-        """A module that computes as ``module`` does and whose backward pass sums the gradients over all ranks."""
+    def total(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums over all ranks, the same on each; what a rank has no figure of counts nothing there."""
         if self.size == 1:
-            return module
-        replica = DistributedDataParallel(module, gradient_as_bucket_view=True)
-        replica.register_comm_hook(None, _summed)
-        return replica
+            return sums
+        parts: list[dict[str, float]] = [{} for _ in range(self.size)]
+        dist.all_gather_object(parts, sums, group=self.control)
+        return {name: sum(part.get(name, 0.0) for part in parts) for name in dict.fromkeys(n for p in parts for n in p)}
 
-    def apart(self, replica: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[None]:
-        """Inside, if ``wanted``, the replica's gradients add up on each rank by itself; the next pass sums them all."""
-        if wanted and isinstance(replica, DistributedDataParallel):
-            return replica.no_sync()
-        return contextlib.nullcontext()
+    def channel(self) -> ProcessGroup | None:
+        """Connections of all ranks on the CPU beside ``control``, for a thread that talks at its own pace; None alone.
+
+        Every rank asks at the same moment.
+        """
+        if self.size == 1:
+            return None
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(group, ProcessGroup), "every rank is a member"
+        return group
 
 
 ALONE = World()
@@ -156,12 +162,11 @@ def joined(device: Device) -> Iterator[World]:
     try:
         store, rank, size = next(rendezvous("env://", world.rank, world.size, timeout=PATIENCE))
         dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
-        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        control = world.channel()
     except (RuntimeError, ValueError) as error:
         place = " ".join(f"{name}={os.environ[name]}" for name in ("MASTER_ADDR", "MASTER_PORT"))
         cause = str(error).partition("\n")[0]
         raise DeltalabError(f"{place}: rank {world.rank} of {world.size} could not join: {cause}") from error
-    assert isinstance(control, ProcessGroup), "every rank is a member"
     try:
         yield replace(world, control=control, store=PrefixStore("deltalab", store))
     except BaseException:
@@ -193,7 +198,8 @@ def _from_environment() -> World:
     if not os.environ.get("MASTER_ADDR"):
         raise ConfigError("MASTER_ADDR", "(unset)", f"the machine of rank 0, as WORLD_SIZE={size}")
     _number("MASTER_PORT", range(1, 2**16))
-    return World(_number("RANK", range(size)), size, _number("LOCAL_RANK", range(size)))
+    local_size = _number("LOCAL_WORLD_SIZE", range(1, size + 1)) if "LOCAL_WORLD_SIZE" in os.environ else size
+    return World(_number("RANK", range(size)), size, _number("LOCAL_RANK", range(size)), local_size)
 
 
 def _number(name: str, allowed: range) -> int:
@@ -209,13 +215,3 @@ def _gpu(world: World) -> int:
     if count > 1 and world.local_rank >= count:
         raise UsageError(f"LOCAL_RANK={world.local_rank}: {count} GPUs are visible here; allowed is one process each")
     return world.local_rank if count > 1 else 0
-
-
-def _summed(
-    state: None,
-    bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
-) -> torch.futures.Future[Tensor]:
-    """Communication hook: the sum, where DistributedDataParallel by itself takes the mean."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    assert work is not None, "asked for asynchronously"
-    return work.get_future().then(lambda future: future.value()[0])

@@ -22,7 +22,6 @@ from deltalab.evals.results import (
     weights_sha256,
 )
 from deltalab.evals.suites import suite_units
-from deltalab.model.weights import load_weights
 from deltalab.spec.evaluation import EvaluationSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
@@ -32,6 +31,7 @@ from deltalab.track.journal import Journal, State
 from deltalab.train.checkpoint import WEIGHTS
 from deltalab.train.disk import is_full, resumable_when_full
 from deltalab.train.distributed import pick_device
+from deltalab.train.weights import load_weights
 
 PATIENCE_SECONDS = 2 * STALE_SECONDS
 """How long a result waits for others that are just being written to the same journal."""

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from deltalab.data.batch import make_task
 from deltalab.data.text import Text
-from deltalab.errors import ConfigError
-from deltalab.evals.accuracy import evaluate
+from deltalab.evals.accuracy import metrics_of, totals
 from deltalab.evals.results import weights_sha256
 from deltalab.evals.samples import page, samples
 from deltalab.model.accounting import cost
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.data import TextSpec
-from deltalab.spec.train import Precision, TrainSpec
+from deltalab.spec.train import Precision
 from deltalab.spec.trial import TrialSpec
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Journal, glance
-from deltalab.train.checkpoint import WEIGHTS, latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from deltalab.train.checkpoint import WEIGHTS, Checkpoints, latest_checkpoint, load_checkpoint, save_weights
 from deltalab.train.distributed import ALONE, World
 from deltalab.train.feed import Feed, Share
 from deltalab.train.loss import Scorer
@@ -32,6 +31,7 @@ from deltalab.train.optim import learning_rate, make_optimizer
 from deltalab.train.profiling import Profile
 from deltalab.train.recorder import Recorder
 from deltalab.train.spikes import DEVIATIONS, Spikes
+from deltalab.train.strategy import choose, make_replica, one_pass, whole, whole_model
 from deltalab.train.suites import TrialSuites
 
 
@@ -50,18 +50,22 @@ class Trainer:
         world: the ranks that train it together, each with a trainer of its own.
 
     Raises:
-        ConfigError: the parts of a batch do not divide among the ranks; a suite has no such task or length.
+        ConfigError: the parts of a batch, or the shares of the model, do not divide among the ranks; a suite has no
+            such task or length.
     """
 
     def __init__(
         self, spec: TrialSpec, run_dir: Path, device: torch.device, journal: Journal, world: World = ALONE
     ) -> None:
         self.spec, self.run_dir, self.device, self.world = spec, run_dir, device, world
-        _check_batch(spec.train, world)
+        self._parts = spec.train.parts(world.size)
         torch.manual_seed(spec.seed)
         self.clock, self.journal = Clock(), Recorder(journal)
         self.task = make_task(spec.data, spec.seed)
         self.model = build_model(spec, device)
+        apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
+        scorer = Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False)
+        self._replica = make_replica(scorer, spec.train, choose(spec, world, device), world)
         self.optimizer = make_optimizer(self.model, spec.train)
         self.step = self._saved = 0
         self._worst = torch.zeros((), device=device)  # largest loss so far, NaN once one was
@@ -70,9 +74,10 @@ class Trainer:
         if checkpoint is not None:
             position = load_checkpoint(checkpoint, self.model, self.optimizer)
             self.step = self._saved = position["step"]
+        self._checkpoints = Checkpoints(
+            run_dir, self.model, self.optimizer, spec.train.keep_checkpoints, self.journal.check, world
+        )
         self._spikes = Spikes(device, position.get("spikes"))
-        apart = isinstance(spec.data, TextSpec) and spec.data.reset  # then every batch has another number of documents
-        self._replica = world.replica(Scorer(self.model, compiled=spec.train.compile, dynamic=None if apart else False))
         self.suites = TrialSuites(spec, run_dir, self.task, self.journal, world)
         rows, steps = world.rows(spec.train.batch_size), range(self.step, spec.train.steps)
         self._feed = Feed(self.task, spec.train.batch_size, rows, device, steps)
@@ -89,26 +94,31 @@ class Trainer:
         Raises:
             Diverged: the loss is NaN or over its bound.
         """
-        with self.journal, self._feed:
+        with self.journal, self._feed, self._checkpoints:
+            if self.world.main:  # at once: checkpoints, too, are read with it
+                self.journal.check()
+                self.task.save_tokenizer(self.run_dir)
             self._meters.start(self.step)
             with self._profile:
                 finished = self._train(stop)
             if not finished or self.step < self.spec.train.steps:
                 self.save()
-            if not finished:
-                return False
-            self.evaluate()
-            if self.spec.eval.sample_every:
-                self.sample()
-            if self.world.main:
-                self.journal.check()
-                self.task.save_tokenizer(self.run_dir)
-                save_weights(self.run_dir / WEIGHTS, self.model)
-            if not self.spec.eval.suites:
-                return True
-            self.save()  # suites may take longer than the time that is left
-            final = weights_sha256(self.run_dir / WEIGHTS) if self.world.main else ""
-            return self._measure(stop, self.world.share(final))
+            return finished and self._finish(stop)
+
+    def _finish(self, stop: Callable[[], bool]) -> bool:
+        """What comes after the last step; False where ``stop()`` asks before all suites are measured."""
+        self.evaluate()
+        if self.spec.eval.sample_every:
+            self.sample()
+        self._checkpoints.wait()
+        if self.world.main:
+            self.journal.check()
+        save_weights(self.run_dir / WEIGHTS, self.model, self.world)
+        if not self.spec.eval.suites:
+            return True
+        self.save()  # suites may take longer than the time that is left
+        final = weights_sha256(self.run_dir / WEIGHTS) if self.world.main else ""
+        return self._measure(stop, self.world.share(final))
 
     def _train(self, stop: Callable[[], bool]) -> bool:
         """All steps there are left, and time for, with what comes between; False as soon as a rank is asked to stop."""
@@ -135,39 +145,40 @@ class Trainer:
     def _measure(self, stop: Callable[[], bool], weights: str | None = None) -> bool:
         """The suites, as ``TrialSuites.measure``."""
         with self.clock.spending(Phase.evaluation):
-            return self.suites.measure(self.model, self.step, stop, weights)
+            return self.suites.measure(whole_model(self.model, self.spec), self.step, stop, weights)
 
     def evaluate(self) -> dict[str, float]:
-        """Measure on held-out sequences and journal what comes out. The main rank measures, the others wait."""
+        """Measure on held-out sequences and journal what comes out. Each rank measures its share of the batches."""
         self._check_loss(float(self._worst))
-        values = {}
         with self.clock.spending(Phase.evaluation):
-            if self.world.main:
-                values = evaluate(self.model, self.task, self.spec.eval, self.device, self._autocast())
-            values = self.world.share(values)
+            model, share = whole_model(self.model, self.spec), (self.world.rank, self.world.size)
+            sums = totals(model, self.task, self.spec.eval, self.device, self._autocast(), share)
+            values = metrics_of(self.world.total(sums))
         self.journal.metrics(self.step, values)
         self._check_loss(values["eval/loss"])
         return values
 
     def sample(self) -> None:
         """Let the model write on from held-out text, into the run directory's ``samples/``. Only the main rank does."""
-        if self.world.main:
+        with self.clock.spending(Phase.samples):
+            model = whole_model(self.model, self.spec)  # which takes every rank
+            if not self.world.main:
+                return
             assert isinstance(self.task, Text), "TrialSpec allows samples of texts alone"
-            with self.clock.spending(Phase.samples):
-                file = f"samples/step-{self.step:08d}.txt"
-                (self.run_dir / file).parent.mkdir(exist_ok=True)
-                write_atomic(self.run_dir / file, page(self.step, samples(self.model, self.task, self.spec.eval)))
+            file = f"samples/step-{self.step:08d}.txt"
+            (self.run_dir / file).parent.mkdir(exist_ok=True)
+            write_atomic(self.run_dir / file, page(self.step, samples(model, self.task, self.spec.eval)))
             self.journal.note(self.step, f"samples: {self.run_dir / file}", files=[file])
 
     def save(self) -> None:
-        """Write a checkpoint at the present step, unless it is there."""
+        """Begin a checkpoint of the present step, unless it is there."""
         if self.step > self._saved:
             self._saved = self.step
             position = {"seed": self.spec.seed, "spikes": self._spikes.state}
             with self.clock.spending(Phase.checkpoint):
                 if self.world.main:
                     self.journal.check()
-                    save_checkpoint(self.run_dir, self.step, self.model, self.optimizer, position)
+                self._checkpoints.begin(self.step, position)
 
     def _train_step(self) -> None:
         train = self.spec.train
@@ -180,7 +191,7 @@ class Trainer:
         loss, correct = self._backward(share, logged)
         self._worst = torch.maximum(self._worst, loss)
         self._spikes.see(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip))
         self.optimizer.step()
         self.step += 1
         self.world.meet()  # whoever reads this step's figures waits for a GPU that waits for every rank's
@@ -189,11 +200,10 @@ class Trainer:
 
     def _backward(self, share: Share, count_correct: bool) -> Tensor:
         """Leave the batch's gradients in the parameters; returns its loss and its number of correct predictions [2]."""
-        train = self.spec.train
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.zeros(2, device=self.device)
-        for number, (tokens, targets, starts) in enumerate(share.parts(train.accumulation), start=1):
-            with self.world.apart(self._replica, number < train.accumulation):
+        for number, (tokens, targets, starts) in enumerate(share.parts(self._parts), start=1):
+            with one_pass(self._replica, last=number == self._parts):
                 with self._autocast():
                     summed, correct = self._replica(tokens, targets, count_correct, starts)
                 loss = summed / share.scored
@@ -249,13 +259,6 @@ class Trainer:
         if self.spec.train.precision is Precision.fp32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-def _check_batch(train: TrainSpec, world: World) -> None:
-    unit = train.accumulation * world.size
-    if train.batch_size % unit:
-        allowed = f"a multiple of {unit} (train.accumulation={train.accumulation} × {world.size} processes)"
-        raise ConfigError("train.batch_size", train.batch_size, allowed)
 
 
 def build_model(spec: TrialSpec, device: torch.device) -> LanguageModel:

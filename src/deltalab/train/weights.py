@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from deltalab.errors import UsageError
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.trial import TrialSpec
+from deltalab.train.checkpoint import read_weights
 
 PREFIX = "model."
 """What the names of parameters begin with in an export."""
@@ -32,7 +32,7 @@ def load_weights(
     with torch.device("meta"):
         model = LanguageModel(spec.variant, spec.model)
     try:
-        tensors = load_file(file, device=str(device))
+        tensors = read_weights(file, str(device))
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{file}: cannot be read as safetensors ({error})") from error
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
