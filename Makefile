@@ -8,10 +8,9 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-DATABASE := $(DELTALAB_RUNS)/mlflow.db
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-slurm test-tritons test-gpu test-latex check docs test-ranks bench bench-kernels bench-data bench-models bench-orchestration bench-collate bench-trainer dashboard clean
+.PHONY: help install quickstart test test-faults test-ranks test-slurm test-servers test-browser test-tritons test-gpu test-latex check docs bench bench-kernels bench-data bench-trainer bench-models bench-orchestration bench-collate dashboard clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS=...]"
@@ -35,7 +34,7 @@ quickstart: install ## Run a small study from start to table, on a CPU in minute
 # A worker takes from another what that has not begun, so that none is left with the slow tests.
 test: install ## Run the test suite on the CPU, a process per core up to 4 (ARGS="-k plan" goes to pytest, WORKERS=1)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal \
-		-m "not faults and not ranks and not slurm and not gpu and not ahead" $(ARGS)
+		-m "not faults and not ranks and not slurm and not servers and not browser and not gpu and not ahead" $(ARGS)
 
 test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
 	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)
@@ -45,6 +44,12 @@ test-ranks: install ## Run the tests that train a trial in several processes
 
 test-slurm: install ## Run the tests on a real Slurm cluster, brought up on this machine (Debian, root)
 	SLURM_INSTALL=1 $(BIN)/python -m pytest -rs -m slurm tests/slurm $(ARGS)
+
+test-servers: install ## Run the tests on a real PostgreSQL and MLflow server (installed where root, on Debian)
+	SERVERS_INSTALL=1 $(BIN)/python -m pytest -rs -m servers tests/servers $(ARGS)
+
+test-browser: install ## Look at the report and at MLflow in Chromium (installed where root, on Debian); build/screenshots
+	BROWSER_INSTALL=1 $(BIN)/python -m pytest -rs -m browser tests/browser $(ARGS)
 
 test-tritons: install ## Compile the Triton kernels without a GPU, with the installed, the oldest and the newest Triton
 	$(BIN)/python -m pytest -m ahead tests/kernels $(ARGS)
@@ -93,14 +98,8 @@ bench-orchestration: install ## Time planning, submitting, relaunching beside hy
 bench-collate: install ## Time collating 1,000 trials beside a loop over MLflow's client (1 GB of disk)
 	$(BIN)/python -m benchmarks.collate $(ARGS)
 
-# One worker and no job runner: ready in a third of the time and of the memory that MLflow's defaults take.
-dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=... for another)
-	@test -f "$(DATABASE)" || \
-		{ echo "make: no $(DATABASE) yet; make quickstart fills it (runs sent to MLFLOW_TRACKING_URI are at that server)" >&2; exit 1; }
-	@echo "MLflow will be at http://127.0.0.1:$(PORT) in some seconds; Ctrl-C ends it"
-	@exec env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true PYTHONWARNINGS=ignore \
-		$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts --no-access-log \
-		--backend-store-uri "sqlite:///$(DATABASE)" --artifacts-destination "$(DELTALAB_RUNS)/mlflow-artifacts"
+dashboard: install ## Serve the runs in MLflow at http://127.0.0.1:5000 (PORT=...), with links to their curves
+	@exec $(BIN)/deltalab dashboard --runs "$(DELTALAB_RUNS)" --port $(PORT) $(ARGS)
 
 clean: ## Remove caches and build leftovers, never runs/
 	rm -rf .pytest_cache .hypothesis .ruff_cache .import_linter_cache build dist src/*.egg-info

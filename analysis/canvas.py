@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.collate import Metric
-from analysis.palette import DARK_HUES, HUES, PLAIN
+from analysis.palette import DARK_HUES, PLAIN
 from deltalab.spec.study import Goal
+from deltalab.track.palette import HUES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,6 +26,7 @@ from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord, StudyRecord
 from deltalab.track.journal import State
+from deltalab.wording import level_label
 
 SLICE = re.compile(r"^(?P<whole>.+)/(?P<first>\d+)-(?P<last>\d+)$")
 """A metric of some positions of the sequence, e.g. ``eval/accuracy/33-64``."""
@@ -34,8 +35,6 @@ BY_LENGTH = re.compile(r"^(?P<task>[^/]+/[^/]+)/(?P<length>\d+)(?P<rest>(/[^/]+)
 SPEED = "train/tokens_per_second"
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
 HIGHER_IS_BETTER = ("accuracy", "tokens_per_second")
-PLAIN_LEVEL = re.compile(r"(?i)^(true|false|none|null|on|off|yes|no|[-+.\d][-+.\de]*)$")
-"""A level that says nothing without its factor's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +172,6 @@ class Results:
     def count(self) -> Counter[str]:
         """Trials by state; a trial that two cells share counts once."""
         return Counter(self.trials.drop_duplicates("trial")["state"])
-
-
-def level_label(factor: str, level: str) -> str:
-    """``kda``, but ``tie=true``."""
-    return f"{factor}={level}" if PLAIN_LEVEL.match(str(level)) else str(level)
 
 
 def collate(

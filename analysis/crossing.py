@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.canvas import WIDTH, Picture, axis_label, develop, room_for
-from analysis.collate import Metric, Results, level_label
+from analysis.collate import Metric, Results
 from analysis.notes import Notes, seeds_in_words
 from analysis.numbers import decimals, mean_and_half
-from analysis.palette import HUES, LINES, MARKERS, coloured_factor, level_slots
+from analysis.palette import LINES, MARKERS, coloured_factor, level_slots
 from analysis.statistics import Estimate, Values, estimate
 from analysis.tables import Column, Item, Table, best_of
+from deltalab.track.palette import HUES
+from deltalab.wording import level_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from analysis.palette import Slot
+    from deltalab.track.palette import Slot
 
 MOST_PAIRS = 6
 """More pairs of factors are not drawn; the tables have them."""

@@ -15,13 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from analysis.canvas import PAPER, WIDTH, Picture, develop
-from analysis.collate import Results, level_label
+from analysis.collate import Results
 from analysis.notes import Notes, seeds_in_words
 from analysis.numbers import decimals, mean_and_half, number
-from analysis.palette import HUES, LINES, MARKERS, Line, coloured_factor, looks
+from analysis.palette import LINES, MARKERS, Line, coloured_factor, looks
 from analysis.statistics import Estimate, estimate
 from analysis.tables import Column, Item, Table, best_of
 from deltalab.spec.study import Goal
+from deltalab.track.palette import HUES
+from deltalab.wording import level_label
 
 RATE = "train.lr"
 

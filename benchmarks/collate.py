@@ -141,7 +141,7 @@ def loop(runs: Path) -> tuple[float, float, list[float]]:
     """Seconds of the naive loop over the sample; the first trial's sum and last values, to compare."""
     from mlflow import MlflowClient
 
-    from deltalab.track.mlflow import tracking_uri
+    from deltalab.track.connection import tracking_uri
 
     began = time.perf_counter()
     client = MlflowClient(tracking_uri(runs))
@@ -161,7 +161,8 @@ def loop(runs: Path) -> tuple[float, float, list[float]]:
 
 def run(options: argparse.Namespace, runs: Path, console: Console) -> Figures:
     """Make, mirror, measure."""
-    from deltalab.track.mlflow import Mirror, quiet_mlflow
+    from deltalab.track.connection import quiet_mlflow
+    from deltalab.track.mlflow import Mirror
 
     console.print(f"writing {options.trials:,} journals …")
     write_studies(runs, options.trials, options.metrics, options.steps, options.sample)

@@ -19,8 +19,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-MADE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "readme.md": "README.md"}
-"""Page → the file at the repository's root that it shows."""
+MADE = {
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "readme.md": "README.md",
+    "published.md": "results/README.md",
+}
+"""Page → the file outside docs/ that it shows."""
 CHOICES = "reference/choices.md"
 FOLDERS, FILES = ("conf", "sweeps"), ("Dockerfile",)
 """What is shown there: every file of these folders, and files of the root."""
@@ -45,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links to files of the repository into links to pages."""
     source = page.file.src_uri
-    folder = "" if source in MADE else posixpath.join("docs", posixpath.dirname(source))
+    folder = posixpath.dirname(MADE.get(source, posixpath.join("docs", source)))
     return LINK.sub(lambda link: relinked(link[1], folder, posixpath.dirname(source)), markdown)
 
 

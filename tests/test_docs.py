@@ -42,6 +42,7 @@ hooks, layouts = module("hooks"), module("layouts")
         ("docs", "../conf/model/1.3b.yaml", "reference/choices.md#conf-model-1-3b"),
         ("docs/guide", "../../Dockerfile", "../reference/choices.md#dockerfile"),
         ("docs/guide", "../../CONTRIBUTING.md#tolerances", "../contributing.md#tolerances"),
+        ("docs/guide", "../../results/README.md", "../published.md"),
         ("", "docs/guide/tables.md", "guide/tables.md"),
         ("", "docs/adr", "adr/index.md"),
         ("docs/guide", "../../nowhere.txt", "../../nowhere.txt"),

@@ -118,7 +118,6 @@ class TestMakefile:
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, tmp_path)
         program(tmp_path / ".venv/bin/python", 'echo "$@" >> calls; test "$1" != "$FAILS"')
-        program(tmp_path / ".venv/bin/mlflow", 'echo "$@" >> calls; env | grep ^MLFLOW_ | sort >> calls')
         (tmp_path / ".venv/.installed").touch()
         return tmp_path
 
@@ -172,15 +171,11 @@ class TestMakefile:
         make(checkout, "test-slurm", "ARGS=-k plan")
         assert calls(checkout) == ["-m pytest -rs -m slurm tests/slurm -k plan"]
 
-    def test_the_dashboard_is_light_and_local(self, checkout: Path) -> None:
-        assert "make: no runs/mlflow.db yet" in make(checkout, "dashboard", code=2).stderr
-        (checkout / "runs").mkdir()
-        (checkout / "runs/mlflow.db").touch()
-        assert "http://127.0.0.1:5001 " in make(checkout, "dashboard", "PORT=5001").stdout
-        command, *environment = calls(checkout)
-        assert "server --host 127.0.0.1 --port 5001 --workers 1" in command
-        assert "--backend-store-uri sqlite:///runs/mlflow.db" in command
-        assert environment == ["MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"]
+    def test_the_dashboard_has_the_runs_folder_and_the_port(self, checkout: Path) -> None:
+        program(checkout / ".venv/bin/deltalab", 'echo "$@" >> calls')
+        make(checkout, "dashboard")
+        make(checkout, "dashboard", "PORT=5001", "ARGS=gates", DELTALAB_RUNS="elsewhere")
+        assert calls(checkout) == ["dashboard --runs runs --port 5000", "dashboard --runs elsewhere --port 5001 gates"]
 
     def test_clean_keeps_runs_and_environment(self, checkout: Path) -> None:
         kept = [checkout / name for name in ("runs/__pycache__", "runs/build", ".venv/lib/__pycache__")]
@@ -222,7 +217,15 @@ class TestContinuousIntegration:
         assert "set -euo pipefail" in text
         steps = re.findall(r"^ *step make (\S+)", text, re.MULTILINE)
         assert steps[:4] == ["install", "check", "docs", "test"]
-        assert steps[4:] == ["test-tritons", "test-faults", "test-ranks", "test-latex", "test-slurm"]
+        assert steps[4:] == [
+            "test-tritons",
+            "test-faults",
+            "test-ranks",
+            "test-servers",
+            "test-browser",
+            "test-latex",
+            "test-slurm",
+        ]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_cluster_and_tex_are_tested_where_they_can_be_installed(
@@ -245,6 +248,8 @@ class TestContinuousIntegration:
             "test-tritons",
             "test-faults",
             "test-ranks",
+            "test-servers",
+            "test-browser",
             *(["test-latex", "test-slurm"] if runs else []),
         ]
         assert ("make test-latex: left out, TeX is installed as root" in done.stdout) is not runs

@@ -73,7 +73,7 @@ def run(runs: Path, trials: list[TrialSpec]) -> float:
 def main(what: str, runs: str, study: str) -> None:
     """Plan the study and prepare its trials."""
     folder = Path(runs)
-    trials = list(plan_named(study, [], folder).specs.values())
+    trials = list(plan_named(study, [], folder).trials.values())
     if what == "complete":
         complete(folder, trials)
     else:

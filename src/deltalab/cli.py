@@ -23,6 +23,7 @@ from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
 from deltalab.track.journal import State
+from deltalab.track.views import PORT
 
 app = typer.Typer(
     help="Plan, follow and steer ablation studies of gated delta-rule language models.",
@@ -222,16 +223,51 @@ def sync(
     from deltalab.spec.tracking import refuse_uri
 
     refuse_uri("--uri", uri)
-    ledger.read_study(runs, measured_study(study))
-    from deltalab.track.mlflow import Mirror, quiet_mlflow
+    measured = measured_study(study)
+    ledger.read_study(runs, measured)
+    from deltalab.dispatch.mirror import say_curves
+    from deltalab.track.connection import quiet_mlflow
+    from deltalab.track.mlflow import Mirror
     from deltalab.wording import many, without_password
 
     quiet_mlflow()
-    mirror = Mirror(runs, measured_study(study), uri, fresh)
+    mirror = Mirror(runs, measured, uri, fresh)
     sent = mirror.sync()
-    _console().print(
+    console = _console()
+    console.print(
         f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
     )
+    say_curves(console, runs, measured)
+
+
+@app.command()
+def dashboard(
+    study: Annotated[str | None, typer.Argument(help="A launched study; the newest when left out.")] = None,
+    runs: Runs = RUNS,
+    uri: Annotated[str | None, typer.Option(help="A database that MLflow is mirrored to, or a server.")] = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1.", min=1, max=65535)] = PORT,
+) -> None:
+    """Serve the runs in MLflow on this machine; print links to a study's curves and report."""
+    from deltalab.spec.tracking import refuse_uri
+    from deltalab.track.connection import tracking_uri
+    from deltalab.track.dashboard import command, links, serve
+    from deltalab.track.views import LOOPBACK, base_of
+
+    refuse_uri("--uri", uri)
+    if study is not None:
+        study = measured_study(study)
+        ledger.read_study(runs, study)
+    where = tracking_uri(runs, uri)
+    running = base_of(where)
+    server = [] if running else command(runs, where, port)
+    console = _console()
+    base = running or f"http://{LOOPBACK}:{port}"
+    for name, page, address in links(runs, [study] if study else ledger.list_studies(runs), where, base):
+        console.print(f"{name} {page}: {address}", highlight=False, soft_wrap=True)
+    if server:
+        console.print(f"MLflow will be at {base} in some seconds; Ctrl-C ends it", highlight=False)
+        sys.stdout.flush()
+        serve(server)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 import re
 
+PLAIN_LEVEL = re.compile(r"(?i)^(true|false|none|null|on|off|yes|no|[-+.\d][-+.\de]*)$")
+"""A level that says nothing without its factor's name."""
+
 
 def many(count: int, thing: str, does: str = "", do: str = "") -> str:
     """``1 trial``, ``2 trials``, ``1,000 trials``; with a verb in both numbers ``1 trial runs``, ``2 trials run``."""
@@ -12,3 +15,8 @@ def many(count: int, thing: str, does: str = "", do: str = "") -> str:
 def without_password(uri: str) -> str:
     """A URI that may be shown."""
     return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
+
+
+def level_label(factor: str, level: str) -> str:
+    """``kda``, but ``tie=true``."""
+    return f"{factor}={level}" if PLAIN_LEVEL.match(str(level)) else str(level)

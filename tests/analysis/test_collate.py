@@ -14,8 +14,9 @@ from analysis.collate import Results, collate
 from analysis.trial_sources import Source
 from deltalab.errors import UsageError
 from deltalab.study import ledger
+from deltalab.track.connection import MirrorFailed
 from deltalab.track.journal import Journal, State
-from deltalab.track.mlflow import Mirror, MirrorFailed
+from deltalab.track.mlflow import Mirror
 from tests.analysis.studies import ACCURACY, LOSS, Levels, Made, Outcome, falling, make_study
 
 TWO = {"variant": ["a", "b"]}

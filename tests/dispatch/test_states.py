@@ -51,8 +51,9 @@ def ran(runs: Path, trial: str, last: State) -> None:
         journal.state(last)
 
 
-def test_a_trial_that_a_local_launch_queued_waits_as_long_as_that_launch_lives(runs: Path) -> None:
-    submission = queued(runs, [[A], [B]], launcher=LauncherSpec(kind=Kind.local))
+@pytest.mark.parametrize("kind", [Kind.local, Kind.inline])
+def test_a_trial_that_a_launch_here_queued_waits_as_long_as_that_launch_lives(runs: Path, kind: Kind) -> None:
+    submission = queued(runs, [[A], [B]], launcher=LauncherSpec(kind=kind))
     with claimed(submissions.folder_of(runs, submission.token)):
         assert Observer(runs).states([A, B]) == {A: State.queued, B: State.queued}
         assert ledger.record_of(runs, A).state is State.queued

@@ -59,3 +59,13 @@ def test_a_command_says_so_of_its_own_option(command: tuple[str, ...], capsys: p
 def test_a_launch_says_so_of_its_own_key() -> None:
     with pytest.raises(ConfigError, match=r"^tracking.uri=nonsense: allowed is http://HOST"):
         load.launch_spec(load.compose(["tracking.uri=nonsense"]))
+
+
+@pytest.mark.parametrize("where", ["/data/kept", "s3://bucket/lab", "mlflow-artifacts:/lab", "file:///data"])
+def test_artifacts_go_to_a_path_or_a_uri(where: str) -> None:
+    assert TrackingSpec(artifacts=where).artifacts == where
+
+
+def test_artifacts_are_not_put_beside_whoever_launches() -> None:
+    with pytest.raises(ConfigError, match=r"^tracking.artifacts=kept: allowed is an absolute path or a URI"):
+        TrackingSpec(artifacts="kept")

@@ -1,5 +1,6 @@
 """The MLflow mirror: everything the journals say, once; a server away costs nothing."""
 
+import base64
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ from mlflow import MlflowClient
 
 from deltalab.study import ledger
 from deltalab.track import journal
+from deltalab.track.book import read_book
+from deltalab.track.connection import MirrorFailed, tracking_uri
 from deltalab.track.journal import Journal, State
 from deltalab.track.mirrored import mirrored
-from deltalab.track.mlflow import Mirror, MirrorFailed, log_report, tracking_uri
+from deltalab.track.mlflow import Mirror, log_report
+from deltalab.track.palette import HUES
 from tests.dispatch.launching import INLINE, Desk
 from tests.specs import TWO_CELLS
 
@@ -51,7 +56,7 @@ def assert_mirrors(desk: Desk) -> None:
     assert sorted(runs) == sorted(desk.trials())
     for trial, run in runs.items():
         recorded = journal.read(ledger.trial_dir(desk.runs, trial)).metrics
-        assert set(run.data.metrics) == set(recorded)
+        assert {name for name in run.data.metrics if not name.startswith(journal.SYSTEM)} == set(recorded)
         for metric, points in recorded.items():
             assert history(desk, run.info.run_id, metric) == sorted(points.items())
 
@@ -65,17 +70,66 @@ def test_runs_are_described(desk: Desk) -> None:
     experiment = client.get_experiment_by_name("ask")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'study'")
     assert parent.info.status == "FINISHED"
-    assert parent.data.tags["mlflow.note.content"] == "does the wide range help?"
+    assert parent.data.tags["mlflow.note.content"].startswith("**does the wide range help?**")
     for run in children(desk):
         tags, params = run.data.tags, run.data.params
         assert tags["mlflow.parentRunId"] == parent.info.run_id
         assert tags["deltalab.state"] == "completed"
-        assert tags["level.variant"] == tags["variant"] == params["variant.name"]
+        assert tags["level.variant"] == tags["variant"] == params["variant.name"] == params["level.variant"]
+        assert run.info.run_name == f"{tags['variant']} s{tags['seed']}"
+        assert f"/runs/{parent.info.run_id}/artifacts/report/report.html" in tags["mlflow.note.content"]
         assert params["seed"] == tags["seed"]
         assert params["train.steps"] == "20"
         assert run.info.status == "FINISHED"
         assert 0 < run.info.end_time - run.info.start_time < 60_000
         assert "config.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_the_study_s_run_sums_up(desk: Desk) -> None:
+    client = MlflowClient(tracking_uri(desk.runs))
+    experiment = client.get_experiment_by_name("ask")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`deltalab.kind` = 'study'")
+    found = parent.data.metrics
+    assert (found["trials/completed"], found["trials/running"]) == (4, 0)
+    for cell in ledger.read_study(desk.runs, "ask").cells:
+        records = [journal.read(ledger.trial_dir(desk.runs, trial)) for trial in cell.trials.values()]
+        for metric in ("eval/accuracy", "eval/loss"):
+            expected = sum(record.last(metric) or 0 for record in records) / len(records)
+            assert found[f"{metric}/{cell.levels['variant']}"] == pytest.approx(expected, rel=1e-12)
+            (last,) = client.get_metric_history(parent.info.run_id, f"{metric}/{cell.levels['variant']}")[-1:]
+            assert last.step == 2
+
+
+def test_seeds_of_a_cell_have_its_colour_and_cells_their_own(desk: Desk) -> None:
+    color = {(run.data.tags["variant"], run.data.tags["mlflow.runColor"]) for run in children(desk)}
+    assert color == {("gated_delta_net_2", HUES[0]), ("gated_delta_net_2_wide", HUES[5])}
+
+
+def test_the_experiment_has_views_of_its_trials(desk: Desk) -> None:
+    experiment = MlflowClient(tracking_uri(desk.runs)).get_experiment_by_name("ask")
+    states = {key: view_of(value) for key, value in experiment.tags.items() if "sharedViewState" in key}
+    curves, table = states["mlflow.sharedViewState.curves"], states["mlflow.sharedViewState.table"]
+    lines = [chart["metricKey"] for chart in curves["compareRunCharts"] if chart["type"] == "LINE"]
+    assert lines == ["train/loss"]  # the smoke trials are evaluated at their ends only: results, no curves
+    bars = [chart["metricKey"] for chart in curves["compareRunCharts"] if chart["type"] == "BAR"]
+    assert bars == ["eval/accuracy", "eval/loss"]
+    assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`eval/accuracy`", False)
+    assert states["mlflow.sharedViewState.means"]["groupBy"]["groupByKeys"][0]["groupByData"] == "cell"
+    sections = {section["uuid"] for section in curves["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in curves["compareRunCharts"]} == sections
+
+
+def view_of(tag: str) -> dict:
+    """The state of a saved view, inflated as MLflow's page does it."""
+    return json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
+
+
+def test_a_launch_says_where_its_curves_are(desk: Desk) -> None:
+    book = read_book(desk.runs / "studies" / "ask")
+    assert book is not None
+    said = desk.deltalab("sync", "ask").stdout.splitlines()[-1]
+    page = f"#/experiments/{book.experiment_id}/runs?viewStateShareKey=curves&compareRunsMode=CHART"
+    assert said.startswith(f"Curves: deltalab dashboard, then http://127.0.0.1:5000/{page}")
 
 
 def test_a_second_sync_sends_nothing_and_a_resumed_step_is_not_doubled(desk: Desk) -> None:
@@ -227,8 +281,47 @@ def test_an_evaluation_is_sent_with_how_it_was_made_again_too(desk: Desk) -> Non
     run = MlflowClient(tracking_uri(desk.runs)).get_run(book["trials"][trial]["run_id"])
     assert history(desk, run.info.run_id, f"{name}/accuracy") == [(20, 0.25), (20, 0.5)]
     assert run.data.metrics[f"{name}/accuracy"] == 0.5
-    assert json.loads(run.data.tags[f"deltalab.evaluation.{name}"]) == {"samples": 8, "dtype": "float32"}
     assert run.info.status == "FINISHED"
+    client = MlflowClient(tracking_uri(desk.runs))
+    nested = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    (suite,) = client.search_runs([run.info.experiment_id], nested)
+    assert (suite.info.run_name, suite.info.status, suite.data.tags["deltalab.kind"]) == (
+        "table3",
+        "FINISHED",
+        "evaluation",
+    )
+    assert suite.data.metrics == {f"{name}/accuracy": 0.5}
+    assert suite.data.params["dtype"] == "float32"
+    assert json.loads(suite.data.tags[f"deltalab.evaluation.{name}"]) == {"samples": 8, "dtype": "float32"}
+
+
+def test_a_run_whose_answer_was_lost_is_found_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Mirror._new_run
+    before = len(children(desk))
+    mirror = Mirror(desk.runs, "ask", fresh=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Mirror, "_new_run", lambda *asked: made(*asked) and (_ for _ in ()).throw(ConnectionError("lost"))
+        )
+        with pytest.raises(MirrorFailed):
+            mirror.sync()
+    assert mirror.sync() == 4
+    assert len(children(desk)) == before + 4
+
+
+def test_what_the_machine_did_is_sent_over_time_and_no_result(desk: Desk) -> None:
+    trial = desk.trials()[2]
+    folder = ledger.trial_dir(desk.runs, trial)
+    log, before = Journal(folder), journal.read(folder).metrics
+    for busy in (40.0, 60.0):
+        log.machine({"system/cpu_utilization_percentage": busy})
+    assert Mirror(desk.runs, "ask").sync() == 1
+    book = read_book(desk.runs / "studies" / "ask")
+    assert book is not None
+    points = history(desk, book.trials[trial].run_id, "system/cpu_utilization_percentage")
+    assert [value for _, value in points[-2:]] == [40.0, 60.0]
+    assert journal.read(folder).metrics == before
+    assert mirrored(desk.runs, "ask")[trial].history.points.keys() == before.keys()
 
 
 def test_what_workers_measure_reaches_the_runs_of_the_trials(desk: Desk) -> None:
@@ -239,9 +332,10 @@ def test_what_workers_measure_reaches_the_runs_of_the_trials(desk: Desk) -> None
     assert "not brought up to date" not in done.stdout
     client = MlflowClient(tracking_uri(desk.runs))
     book = json.loads((desk.runs / "studies" / "ask" / "mlflow.json").read_text())["trials"]
-    tags = {trial: client.get_run(book[trial]["run_id"]).data.tags for trial in (one, other)}
-    assert json.loads(tags[one]["deltalab.evaluation.small/parity/32"])["samples"] == 4
-    assert "deltalab.evaluation.small/parity/32" not in tags[other]
+    suite = client.get_run(book[one]["evaluations"]["small"])
+    assert suite.data.tags["mlflow.parentRunId"] == book[one]["run_id"]
+    assert json.loads(suite.data.tags["deltalab.evaluation.small/parity/32"])["samples"] == 4
+    assert "small" not in book[other]["evaluations"]
     assert client.get_experiment_by_name("ask-eval-small") is None
     assert Mirror(desk.runs, "ask").sync() == 0
     again = desk.deltalab("sync", "ask-eval-small")

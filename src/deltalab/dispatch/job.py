@@ -183,10 +183,15 @@ class Worker:
 
         from deltalab.train.distributed import ALONE
         from deltalab.train.evaluation import run_evaluation
+        from deltalab.train.gauges import Gauges
         from deltalab.train.trial import run_trial
+
+        gauges = Gauges(Journal(run_dir, claim).machine) if self.main and isinstance(spec, TrialSpec) else None
 
         def asked() -> bool:
             claim()
+            if gauges is not None:
+                gauges.look()
             return cancelled.asked or self.stop()
 
         torch.set_num_threads(self.threads)

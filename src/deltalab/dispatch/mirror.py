@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from deltalab.spec.tracking import TrackingSpec
+from deltalab.track.book import read_book
+from deltalab.track.views import runs_page, where
 
 FLUSH_SECONDS = 60
 """How long the end of a launch waits for the last batches."""
@@ -59,3 +61,10 @@ class Mirror:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def say_curves(console: Console, runs: Path, study: str) -> None:
+    """One line: how to come to a mirrored study's curves."""
+    book = read_book(runs / "studies" / study)
+    if book is not None:
+        console.print(f"Curves: {where(book.uri, runs_page(book.experiment_id))}", highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 from deltalab.dispatch import slurm, snapshot
 from deltalab.dispatch.follow import Work, run_inline, run_pool, stops_on_ctrl_c
 from deltalab.dispatch.job import CANCEL, LOG, StopSignal
-from deltalab.dispatch.mirror import Mirror
+from deltalab.dispatch.mirror import Mirror, say_curves
 from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
@@ -130,6 +130,8 @@ class Launch:
                     run_inline(work, stop)
                 else:
                     run_pool(work, folder, stop)
+        if self.tracking.mlflow:
+            say_curves(self.console, self.runs, measured_study(plan.study.name))
         return True
 
     def _submit(self, plan: Plan) -> int:

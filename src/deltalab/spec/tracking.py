@@ -20,15 +20,20 @@ class TrackingSpec:
     Attributes:
         mlflow: mirror to MLflow or keep the journals alone.
         uri: tracking URI; null takes ``MLFLOW_TRACKING_URI``, else SQLite inside the runs folder.
+        artifacts: where files of a new MLflow experiment go; null takes what the server says, beside a database the
+            runs folder.
         flush_seconds: seconds between batches sent to MLflow.
     """
 
     mlflow: bool = True
     uri: str | None = None
+    artifacts: str | None = None
     flush_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         refuse_uri("tracking.uri", self.uri)
+        if self.artifacts is not None and not re.fullmatch(r"(/|\w[\w+.-]*:).+", self.artifacts):
+            raise ConfigError("tracking.artifacts", self.artifacts, "an absolute path or a URI, s3://BUCKET/FOLDER")
         if not 0.1 <= self.flush_seconds < math.inf:
             raise ConfigError("tracking.flush_seconds", self.flush_seconds, "a number from 0.1")
 

@@ -25,6 +25,8 @@ from deltalab.track.claim import alive
 from deltalab.track.files import write_atomic
 from deltalab.track.journal import Record, State
 
+HERE = (Kind.local.value, Kind.inline.value)
+"""Launches whose trials wait for the launching process and for nothing else."""
 CALIBRATION = "-calibration"
 """End of the name of a study that a calibration runs."""
 
@@ -236,7 +238,7 @@ def weighed(runs: Path, trial_id: str, record: Record, lives: dict[str, bool] | 
     lives = {} if lives is None else lives
     if record.state is State.running and not alive(trial_dir(runs, trial_id)):
         record.state = State.lost
-    elif record.state is State.queued and record.details.get("kind") == Kind.local.value:
+    elif record.state is State.queued and record.details.get("kind") in HERE:
         token = record.submission or ""
         if token not in lives:
             lives[token] = alive(submissions.folder_of(runs, token))

@@ -6,6 +6,7 @@ A line is one of
     {"t": 1700000001.0, "event": "metrics", "step": 20, "values": {"train/loss": 0.69}}
     {"t": 1700000002.0, "event": "evaluation", "step": 20, "values": {"small/parity/64/accuracy": 0.98}, ...details}
     {"t": 1700000003.0, "event": "note", "step": 20, "text": "loss spike: 9.1, …", ...details}
+    {"t": 1700000004.0, "event": "machine", "gauges": {"system/cpu_utilization_percentage": 97.0}}
 
 A run directory holds
 
@@ -36,6 +37,8 @@ from typing import Any
 FILE = "journal.jsonl"
 MEASURED = ("metrics", "evaluation")
 """Events whose values are metrics of a step."""
+SYSTEM = "system/"
+"""How names of gauges begin: what the machine was doing, no result."""
 GLANCE_LINES = 16
 """Newest lines of a journal that tell the present metrics."""
 STATE_LINE = b'"event":"state"'
@@ -148,6 +151,10 @@ class Journal:
         """Record what the model of a step was measured on, and how; on disk when this returns."""
         entry = {"t": time.time(), "event": "evaluation", "step": step, "values": values, **details}
         self._append(entry, durable=True)
+
+    def machine(self, gauges: dict[str, float]) -> None:
+        """Record what the machine is doing; no table reads it, MLflow shows it over time."""
+        self._append({"t": time.time(), "event": "machine", "gauges": gauges}, durable=False)
 
     def note(self, step: int, text: str, **details: Any) -> None:
         """Record what happened at a step, in words; survives a killed process."""

@@ -4,7 +4,6 @@ What MLflow does not keep is not there: details of a state (errors), and running
 beginning and the end (``Record.seconds`` is what lies between, pauses included).
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from deltalab.track.journal import Record, State
-from deltalab.track.mlflow import MirrorFailed, connect, failing_as_mirror
+from deltalab.track.book import read_book
+from deltalab.track.connection import MirrorFailed, connect, failing_as_mirror, runs_under
+from deltalab.track.journal import SYSTEM, Record, State
 from deltalab.track.points import History, Points, latest
 from deltalab.wording import without_password
-
-PAGE = 1000
-"""Runs that MLflow lists at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,31 +59,23 @@ def mirrored(runs: Path, study: str) -> dict[str, MirroredTrial]:
     Raises:
         MirrorFailed: the study was never mirrored, or the server could not be reached.
     """
-    path = runs / "studies" / study / "mlflow.json"
-    if not path.exists():
+    book = read_book(runs / "studies" / study)
+    if book is None:
         raise MirrorFailed(f"study={study}: nothing of it is in MLflow; deltalab sync {study} puts it there")
-    book = json.loads(path.read_text())
-    uri, parent = book["uri"], book["parent"]
+    uri = book.uri
     with failing_as_mirror(uri, study):
         client = connect(runs, uri)
-        query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`deltalab.kind` = 'trial'"
-        found, token = [], None
-        while not found or token:
-            page = client.search_runs([book["experiment_id"]], query, max_results=PAGE, page_token=token)
-            found += page
-            token = page.token
-            if not page:
-                break
+        found = runs_under(client, book.experiment_id, book.parent)
     if not found:
         raise MirrorFailed(f"MLflow at {without_password(uri)}: no trial of study {study} is there")
     return {run.data.tags["deltalab.trial"]: _trial(client, uri, study, run) for run in found}
 
 
 def _trial(client: Any, uri: str, study: str, run: Any) -> MirroredTrial:
-    names = list(run.data.metrics)
+    names = [name for name in run.data.metrics if not name.startswith(SYSTEM)]
     began = run.info.start_time / 1000
     ended = (run.info.end_time or run.info.start_time) / 1000
-    last_steps = [metric.step for metric in run.data.to_proto().metrics]
+    last_steps = [metric.step for metric in run.data.to_proto().metrics if metric.key in names]
     record = Record(
         state=State(run.data.tags.get("deltalab.state", State.planned.value)),
         started=began,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deltalab.dispatch.doctor.findings import GIB, INSTALL, Check, Verdict, ask, version_of
 from deltalab.track.claim import STALE_SECONDS
-from deltalab.track.mlflow import tracking_uri
+from deltalab.track.connection import tracking_uri
 from deltalab.track.provenance import local_changes
 from deltalab.wording import many, without_password
 
