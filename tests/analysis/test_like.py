@@ -153,7 +153,10 @@ def test_the_command_writes_every_format(made: Made, capsys: pytest.CaptureFixtu
     ("arguments", "said"),
     [
         (["--like", "table9"], "table9"),
-        (["--like", "table3", "--margin", "0.1"], "--like table3: allowed is no --metric, --at or --margin beside it"),
+        (
+            ["--like", "table3", "--margin", "0.1"],
+            "--like table3: allowed is no --metric, --at, --margin, --layout or --watch beside it",
+        ),
     ],
 )
 def test_mistakes_are_one_line(made: Made, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str):

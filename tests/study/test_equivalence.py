@@ -284,6 +284,7 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
     silent |= {f"model.{key}" for key in BUDGETING} | {f"train.{key}" for key in PLACING}
     # who varies these compares time and memory
     kept_apart = {"train.activation_checkpointing", "train.compile", "train.deterministic"}
+    kept_apart |= {"eval.suites", "eval.suite_every"}  # the same trial, and more of it measured
     silent |= {f"data.{key}" for key in LOCATING}
     of_files = {"data.streaming"}  # in another order, and not of a corpus: tests/train/test_text.py
     of_a_given_tokenizer = {"data.bos", "data.eos", "data.tokenizer_sha256", "data.tokenizer_vocab"}

@@ -80,4 +80,5 @@ class GatedDelta(TokenMixer):
 
     def _output(self, o: Tensor, x: Tensor) -> Tensor:
         """Heads [..., HV, V] and the layer's input [..., D] to [..., D]."""
+        o = o.to(self.norm.weight.dtype)  # under autocast: norms are fused where both have one type
         return self.out(self.norm(o).flatten(-2) * F.silu(self.output_gate(x)))
