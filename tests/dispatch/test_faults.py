@@ -159,8 +159,8 @@ def logged(runs: Path) -> int:
 
 
 def assert_one_at_a_time_and_little_redone(run_dir: Path) -> None:
-    """Every execution logged its steps one by one, as two at a time would not have, and began from the newest checkpoint
-    or, where that was still being written, from the one before; the last one completed."""
+    """Every execution logged its steps one by one, as two at a time would not have, and began from the newest
+    checkpoint or, where that was still being written, from the one before; the last one completed."""
     told = states_told(run_dir)
     assert told[-1] == State.completed.value
     assert told.count(State.completed.value) == 1
