@@ -37,7 +37,7 @@ test: install ## Run the test suite on the CPU, a process per core up to 4 (ARGS
 		-m "not faults and not ranks and not slurm and not servers and not browser and not gpu and not ahead" $(ARGS)
 
 test-faults: install ## Run the tests that kill workers and launchers, fill disks and delete folders
-	$(BIN)/python -m pytest -rs -m faults tests/dispatch $(ARGS)
+	$(BIN)/python -m pytest -rs -n $(WORKERS) --maxprocesses 2 --dist worksteal -m faults tests/dispatch $(ARGS)
 
 test-ranks: install ## Run the tests that train a trial in several processes
 	$(BIN)/python -m pytest -rs -m ranks tests/train tests/exchange $(ARGS)
