@@ -5,7 +5,7 @@ A sample is the beginning of a held-out sequence, what the model finds most prob
 
 from dataclasses import dataclass
 
-from deltalab.data.text import Text
+from deltalab.data.text import TextTask
 from deltalab.model.generate import generate
 from deltalab.model.language_model import LanguageModel
 from deltalab.spec.eval import EvalSpec
@@ -24,7 +24,7 @@ class Sample:
     true: str
 
 
-def samples(model: LanguageModel, task: Text, spec: EvalSpec) -> list[Sample]:
+def samples(model: LanguageModel, task: TextTask, spec: EvalSpec) -> list[Sample]:
     """Greedy continuations of the first held-out sequences; the model's train or eval mode is left as it was.
 
     Args:

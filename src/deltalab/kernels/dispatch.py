@@ -19,6 +19,8 @@ Form = Literal["triton", "chunk", "reference", "fla"]
 Result = tuple[Tensor, Tensor | None]
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 """Whether Triton can be imported; looked up here, for compiled code cannot."""
+OLDEST = (8, 0)
+"""Compute capability that the Triton kernels ask for."""
 
 
 def gated_delta_rule(
@@ -120,13 +122,18 @@ def choose(q: Tensor, v: Tensor) -> tuple[Form, str]:
         return "chunk", f"the Triton kernels need a GPU, this runs on {q.device.type}"
     if not HAS_TRITON:
         return "chunk", "Triton is not installed"
-    if torch.cuda.get_device_capability(q.device) < (8, 0):
+    if torch.cuda.get_device_capability(q.device) < OLDEST:
         return "chunk", f"{torch.cuda.get_device_name(q.device)} is older than the Triton kernels take (sm_80)"
     from deltalab.kernels.triton.api import unfit
 
     if reason := unfit(q, v):
         return "chunk", reason
     return "triton", f"a GPU, {v.dtype}, K = {q.shape[-1]} and V = {v.shape[-1]}"
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether a device runs Triton kernels, whatever the problem."""
+    return device.type == "cuda" and HAS_TRITON and torch.cuda.get_device_capability(device) >= OLDEST
 
 
 def _form(form: str) -> Callable[..., Result]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltalab.kernels.dispatch import HAS_TRITON
+from deltalab.kernels.dispatch import runs_triton
 from deltalab.kernels.packing import tokens_before
 
 MOST_TAPS = 4
@@ -59,4 +59,4 @@ def convolution(x: Tensor, weight: Tensor, cu_seqlens: Tensor | None = None) -> 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel runs."""
-    return x.is_cuda and x.dtype is not torch.float64 and weight.shape[1] <= MOST_TAPS and HAS_TRITON
+    return x.dtype is not torch.float64 and weight.shape[1] <= MOST_TAPS and runs_triton(x.device)

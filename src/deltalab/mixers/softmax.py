@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from deltalab.kernels.dispatch import HAS_TRITON
+from deltalab.kernels.dispatch import runs_triton
 
 BLOCK = 256
 """Queries that one call of SDPA takes together; where there are no more, one mask does."""
@@ -91,7 +91,7 @@ def _flex_runs(q: Tensor) -> bool:
     least, most = FLEX_WIDTHS
     if not (q.is_cuda and q.dtype in FLEX_DTYPES and least <= q.shape[-1] <= most):
         return False
-    return HAS_TRITON and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return runs_triton(q.device)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Any:

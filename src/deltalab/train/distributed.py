@@ -114,10 +114,7 @@ class World:
 
     def total(self, sums: dict[str, float]) -> dict[str, float]:
         """Sums over all ranks, the same on each; what a rank has no figure of counts nothing there."""
-        if self.size == 1:
-            return sums
-        parts: list[dict[str, float]] = [{} for _ in range(self.size)]
-        dist.all_gather_object(parts, sums, group=self.control)
+        parts = self.gather(sums)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in dict.fromkeys(n for p in parts for n in p)}
 
     def channel(self) -> ProcessGroup | None:

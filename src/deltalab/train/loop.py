@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deltalab.data.batch import make_task
-from deltalab.data.text import Text
+from deltalab.data.text import TextTask
 from deltalab.evals.accuracy import metrics_of, totals
 from deltalab.evals.results import weights_sha256
 from deltalab.evals.samples import page, samples
@@ -164,7 +164,7 @@ class Trainer:
             model = whole_model(self.model, self.spec)  # which takes every rank
             if not self.world.main:
                 return
-            assert isinstance(self.task, Text), "TrialSpec allows samples of texts alone"
+            assert isinstance(self.task, TextTask), "TrialSpec allows samples of texts alone"
             file = f"samples/step-{self.step:08d}.txt"
             (self.run_dir / file).parent.mkdir(exist_ok=True)
             write_atomic(self.run_dir / file, page(self.step, samples(model, self.task, self.spec.eval)))
