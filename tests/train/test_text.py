@@ -74,9 +74,10 @@ def test_a_streamed_text_needs_no_preparing_and_reads_on_where_it_was(overrides:
     prepared = trial(*overrides, "train.log_every=1")
     for store in (tmp_path / "cache" / "stores").iterdir():
         shutil.rmtree(store)
-    spec = trial(*overrides, "train.log_every=1", "data.streaming=true")
+    spec = trial(*overrides, "train.log_every=1", "data.streaming=true", "eval.sample_every=100", "eval.samples=1")
     assert spec.trial_id != prepared.trial_id
     assert run_trial(spec, tmp_path / "whole", Device.cpu) is State.completed
+    assert [file.stem for file in (tmp_path / "whole" / "samples").iterdir()] == [f"step-{spec.train.steps:08d}"]
     assert run_trial(spec, tmp_path / "parts", Device.cpu, StopAt(7)) is State.preempted
     assert run_trial(spec, tmp_path / "parts", Device.cpu) is State.completed
     assert_equal(tmp_path / "parts", tmp_path / "whole")
