@@ -97,6 +97,43 @@ def test_a_failed_trial_is_shown_with_its_log_and_the_others_go_on(desk: Desk, l
     assert desk.states() == [State.completed] * 4
 
 
+BROKEN_TORCH = """import sys, types
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            {act}
+sys.meta_path.insert(0, Broken())
+"""
+"""A sitecustomize.py with which torch cannot be imported."""
+TUNED = "tune: {key: train.lr, grid: [1e-3, 3e-3], seeds: [7]}\n"
+
+
+def test_trials_that_cannot_begin_fail_and_are_not_begun_over_and_over(desk: Desk) -> None:
+    (desk.folder / "sitecustomize.py").write_text(BROKEN_TORCH.format(act='raise ModuleNotFoundError("no torch here")'))
+    desk.env["PYTHONPATH"] = str(desk.folder)
+    path = desk.study(TWO_CELLS.replace("[0, 1]", "[0]") + TUNED)
+    said = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2")
+    assert said.returncode == 1
+    assert said.stdout.count("seed=7: failed: ModuleNotFoundError: no torch here") == 4
+    again = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2")
+    assert again.returncode == 1
+    assert "retry_failed=true" in again.stdout
+    (desk.folder / "sitecustomize.py").unlink()
+    mended = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2", "hydra.launcher.retry_failed=true")
+    assert mended.returncode == 0
+    assert set(desk.states()) == {State.completed}
+
+
+def test_tuning_that_dies_ends_the_launch(desk: Desk) -> None:
+    (desk.folder / "sitecustomize.py").write_text(BROKEN_TORCH.format(act="import os; os._exit(9)"))
+    desk.env["PYTHONPATH"] = str(desk.folder)
+    path = desk.study(TWO_CELLS + TUNED)
+    said = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2")
+    assert said.returncode == 1
+    assert "it did not run to its end" in said.stdout
+    assert "seed=0" not in said.stdout, "nothing was chosen"
+
+
 def test_ctrl_c_checkpoints_leaves_nothing_behind_and_the_next_launch_continues(desk: Desk, tmp_path: Path) -> None:
     arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
     process = desk.start(*arguments)

@@ -64,10 +64,18 @@ def test_a_tuning_trial_that_did_not_complete_counts_as_the_worst(tmp_path: Path
     assert [cell.tuned for cell in planned(tmp_path, TUNED).cells] == ["1e-3", "1e-3"]
 
 
-def test_tuning_that_failed_altogether_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", [State.failed, State.cancelled])
+def test_a_cell_waits_for_tuning_that_can_be_run_again(tmp_path: Path, state: State) -> None:
     for trials in planned(tmp_path, TUNED).cells[1].tuning.values():
         for trial in trials.values():
-            end(tmp_path, trial, 0.1, State.failed)
+            end(tmp_path, trial, 0.1, state)
+    assert WIDE in [cell.name for cell in planned(tmp_path, TUNED).waiting]
+
+
+def test_tuning_that_diverged_altogether_is_one_line(tmp_path: Path) -> None:
+    for trials in planned(tmp_path, TUNED).cells[1].tuning.values():
+        for trial in trials.values():
+            end(tmp_path, trial, 0.1, State.diverged)
     with pytest.raises(UsageError) as caught:
         planned(tmp_path, TUNED)
     said = str(caught.value)

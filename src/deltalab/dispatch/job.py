@@ -176,15 +176,27 @@ class Worker:
                 raise state
             return self._train(run_dir, claim, cancelled) if state is None else state
 
+    @contextlib.contextmanager
+    def _beginning(self, run_dir: Path, claim: Callable[[], None]) -> Iterator[None]:
+        """A trial that cannot begin, for want of a package or because of its config, fails as one that broke later."""
+        try:
+            yield
+        except Exception as error:
+            if self.main:
+                said = traceback.format_exception_only(error)[-1].strip()
+                Journal(run_dir, claim).state(State.failed, error=said, traceback=traceback.format_exc())
+            raise
+
     def _train(self, run_dir: Path, claim: Callable[[], None], cancelled: Cancelled) -> State:
         """Train, or measure what was trained; note what it took, and why it stopped."""
-        spec = load_work(run_dir)
-        import torch
+        with self._beginning(run_dir, claim):
+            spec = load_work(run_dir)
+            import torch
 
-        from deltalab.train.distributed import ALONE
-        from deltalab.train.evaluation import run_evaluation
-        from deltalab.train.gauges import Gauges
-        from deltalab.train.trial import run_trial
+            from deltalab.train.distributed import ALONE
+            from deltalab.train.evaluation import run_evaluation
+            from deltalab.train.gauges import Gauges
+            from deltalab.train.trial import run_trial
 
         gauges = Gauges(Journal(run_dir, claim).machine) if self.main and isinstance(spec, TrialSpec) else None
 

@@ -92,7 +92,9 @@ class Launch:
             ran = True
             if stop() or not plan.waiting:
                 break
-            plan = self.replan()  # what tuning chose is known now
+            before, plan = plan, self.replan()  # what tuning chose is known now
+            if not set(plan.specs) - set(before.specs):
+                break
         return _closing(plan, self.observer, stop, ran, time.monotonic() - began, self.console)
 
     def _attend(self, plan: Plan, stop: StopSignal) -> bool:

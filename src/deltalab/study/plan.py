@@ -252,13 +252,17 @@ class _Planner:
         assert self.study.tune is not None
         return self._matched({**merged, self.study.tune.key: value}, cell.name)
 
-    def _best(self, cell: CellRecord, tuning: Mapping[str, Mapping[int, str]]) -> str:
+    def _best(self, cell: CellRecord, tuning: Mapping[str, Mapping[int, str]]) -> str | None:
+        """The value to compare with; None where no trial has a score and one may yet, when it is run again."""
         tune = self.study.tune
         assert tune is not None
         scores = {value: [self._score(self._known[t]) for t in seeds.values()] for value, seeds in tuning.items()}
         try:
             return best(scores, tune.goal).partition("=")[2]
         except ValueError:
+            states = {self._known[trial].state for seeds in tuning.values() for trial in seeds.values()}
+            if states - {State.completed, State.diverged}:
+                return None
             raise UsageError(
                 f"cell {cell.name}: no trial of {', '.join(scores)} ended with a {tune.metric}; "
                 "allowed is a grid with a value that can be trained"
