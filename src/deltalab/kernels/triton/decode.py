@@ -18,7 +18,7 @@ from deltalab.kernels.triton.plan import power_of_two
 from deltalab.kernels.triton.step import decode_step as step
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
-PROGRAMS = (2, 8)
+PROGRAMS = (2, 7)
 """Programs that a multiprocessor should have: value channels are split until it has so many, down to blocks of a sector
 of memory for the first number, down to the widest block for the second."""
 SECTOR = 32
@@ -26,7 +26,8 @@ SECTOR = 32
 WIDEST_BLOCK, LARGEST_TILE = 32, 4096
 """Value channels of a block, and elements of the state: what registers hold of it with several programs at work."""
 WARPS = {torch.float32: 4, torch.bfloat16: 1}
-"""Warps of a program by the state's dtype."""
+"""Warps of a program by the state's dtype; of a bf16 state, blocks of a head that is not split are twice as wide, and have
+twice as many."""
 
 
 def decode_step(
@@ -122,7 +123,7 @@ def operator(
     """Launch the step of arguments that ``decode_step`` has checked."""
     batch, value_heads, width, values = state.shape
     taps = 0 if conv_weight is None else conv_weight.shape[1]
-    block, parts = _split(state)
+    block, parts, warps = _split(state)
     kinds = [0 if gate is None else gate.dim() - 1 for gate in (g, b, w)]
     rows = [0 if x is None else x.stride(0) for x in (qkv, g, b, w)]
     _launch(
@@ -132,7 +133,7 @@ def operator(
         PARTS=parts, SHARE=-(-values // (parts * block)) * block,
         WIDTH=taps, BW=power_of_two(max(1, taps)), DECAY=kinds[0], ERASE=kinds[1], WRITE=kinds[2],
         SOFTPLUS=a is not None, RANGE=erase_range, SIGMOID=write_range, SILU=silu, NORM=normalize,
-        num_warps=WARPS[state.dtype], num_stages=1,
+        num_warps=warps, num_stages=1,
     )  # fmt: skip
 
 
@@ -158,8 +159,8 @@ def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
             kernel[(programs,)](*args, **constants)
 
 
-def _split(state: Tensor) -> tuple[int, int]:
-    """Value channels of a block, a power of two, and programs of a value head: enough for the whole device."""
+def _split(state: Tensor) -> tuple[int, int, int]:
+    """Value channels of a block, a power of two; programs of a value head, enough for the whole device; their warps."""
     batch, heads, width, values = state.shape
     least, wanted = (programs * processors(state.device) for programs in PROGRAMS)
     block = min(WIDEST_BLOCK, LARGEST_TILE // power_of_two(width), power_of_two(values))
@@ -169,7 +170,8 @@ def _split(state: Tensor) -> tuple[int, int]:
     parts, blocks = 1, power_of_two(-(-values // block))
     while parts < blocks and batch * heads * parts < wanted:
         parts *= 2
-    return block, parts
+    double = 2 if parts == 1 < blocks and state.dtype is torch.bfloat16 else 1
+    return block * double, parts, WARPS[state.dtype] * double
 
 
 def _check_state(qkv: Tensor, state: Tensor, heads: int) -> None:
