@@ -26,7 +26,7 @@ SECTOR = 32
 WIDEST_BLOCK, LARGEST_TILE = 32, 4096
 """Value channels of a block, and elements of the state: what registers hold of it with several programs at work."""
 WARPS = {torch.float32: 4, torch.bfloat16: 1}
-"""Warps of a program by the state's dtype; of a bf16 state, blocks of a head that is not split are twice as wide, and have
+"""Warps of a program by the state's dtype. A bf16 state whose heads are not split is taken in blocks twice as wide, by
 twice as many."""
 
 
