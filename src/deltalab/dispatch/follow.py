@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,8 @@ class Work:
         code: digest of the present code.
         launcher: how to run.
         observer: looks at states.
-        requeue: freezes trials and journals that they wait, also where a run directory is gone.
+        requeue: freezes trials of a work and journals that they wait, also where a run directory is gone.
+        grow: the work with the compared trials of cells whose tuning has ended by now, queued; the same where none has.
         console: where to show.
         world: the ranks that train each trial together, None for this process alone.
     """
@@ -55,7 +56,8 @@ class Work:
     code: str
     launcher: LauncherSpec
     observer: Observer
-    requeue: Callable[[list[str]], object]
+    requeue: Callable[["Work", list[str]], object]
+    grow: Callable[["Work"], "Work"]
     console: Console
     world: "World | None" = None
 
@@ -67,10 +69,10 @@ class Work:
         """(run directory, code) of trials."""
         return [(ledger.trial_dir(self.runs, trial), self.pending.get(trial, self.code)) for trial in trials]
 
-    def followed(self) -> Iterator[Followed]:
-        """Every trial of the study with its display name."""
+    def followed(self, but: Container[str] = ()) -> Iterator[Followed]:
+        """Every trial of the study with its display name, less those in ``but``."""
         names = self.plan.names
-        for trial in self.plan.specs:
+        for trial in (trial for trial in self.plan.specs if trial not in but):
             folder = ledger.trial_dir(self.runs, trial)
             yield Followed(trial, names[trial], folder, skip_state=trial in self.pending)
 
@@ -90,20 +92,48 @@ class Work:
         return [trial for trial in open_ if again[trial] < CHANCES], bool(elsewhere)
 
 
-def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
+class Growth:
+    """Lets compared trials join the pool as soon as their cell's tuning has ended, so that no worker waits for the
+    slowest cell. A cell is asked about once: where nothing can be chosen, the launch says why at its end."""
+
+    def __init__(self) -> None:
+        self._asked: set[str] = set()
+
+    def grown(self, work: Work, pool: LocalPool, progress: Progress) -> Work:
+        """The work with the trials that have joined the pool and the display, or the same."""
+        ended = {c.name for c in work.plan.waiting if progress.ended.issuperset(c.tuning_trials)} - self._asked
+        if not ended:
+            return work
+        try:
+            more = work.grow(work)
+        except Busy:
+            return work  # another launch decides what to run just now
+        self._asked |= ended
+        known = work.plan.specs
+        pool.add(more.batches([trial for trial in more.pending if trial not in known]))
+        progress.add(more.followed(but=known), coming=more.plan.coming)
+        return more
+
+
+def run_pool(work: Work, folder: Path, stop: StopSignal) -> Plan:
     """Run the work in a pool of workers.
 
     Args:
         work: what to do.
         folder: the submission's folder, for the workers' files.
         stop: asked by Ctrl-C.
+
+    Returns:
+        The plan with every trial that has joined meanwhile.
     """
     pool = LocalPool(work.launcher, work.runs, folder / "logs")
     pool.add(work.batches(list(work.pending)))
     again: Counter[str] = Counter()
-    stopping = False
-    with Progress(work.console, work.followed()) as progress:
+    stopping, growth = False, Growth()
+    with Progress(work.console, work.followed(), work.plan.coming) as progress:
         while True:
+            if not stopping:
+                work = growth.grown(work, pool, progress)
             working = pool.turn()
             progress.show()
             if stop() and not stopping:
@@ -112,15 +142,15 @@ def run_pool(work: Work, folder: Path, stop: StopSignal) -> None:
             if stopping:
                 pool.stop()  # again and again: a worker that is just starting does not listen yet
             if stopping and not working:
-                return
+                return work.plan
             if not working and not work.busy():
                 left, elsewhere = work.left(again)
                 if left:
                     again.update(left)
-                    work.requeue(left)
+                    work.requeue(work, left)
                     pool.add(work.batches(left), alone=True)
                 elif not elsewhere:
-                    return
+                    return work.plan
                 else:
                     time.sleep(ELSEWHERE_SECONDS)
             time.sleep(POLL_SECONDS)
@@ -133,7 +163,7 @@ def run_inline(work: Work, stop: StopSignal) -> None:
     Trials that run in another launch are left to it.
     """
     worker = Worker(work.launcher.device, threads_of(work.launcher), stop, work.world)
-    with Progress(work.console, work.followed()) as progress, _refreshing(progress):
+    with Progress(work.console, work.followed(), work.plan.coming) as progress, _refreshing(progress):
         for folder, _ in work.batches(list(work.pending)):
             if stop():
                 return

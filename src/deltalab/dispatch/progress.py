@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -55,13 +56,15 @@ class Progress:
     Args:
         console: where to print.
         trials: every trial of the study with its display name and run directory.
+        coming: how many more will join when tuning has ended.
     """
 
-    def __init__(self, console: Console, trials: Iterable[Followed]) -> None:
+    def __init__(self, console: Console, trials: Iterable[Followed], coming: int = 0) -> None:
         self.console = console
-        self.trials = list(trials)
-        self._told = {t.trial for t in self.trials if t.record.state.terminal}
-        self._at_start = sum(t.share for t in self.trials)
+        self.trials: list[Followed] = []
+        self.ended: set[str] = set()
+        self._at_start, self._abreast = 0.0, 0
+        self.add(trials, coming)
         self._began = time.monotonic()
         self._spoke = 0.0
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -75,14 +78,23 @@ class Progress:
         if self._live:
             self._live.stop()
 
+    def add(self, trials: Iterable[Followed], coming: int) -> None:
+        """Follow these too, from now on; ``coming`` as above."""
+        joining = list(trials)
+        self.trials += joining
+        self.ended |= {t.trial for t in joining if t.record.state.terminal}
+        self._at_start += sum(t.share for t in joining)
+        self._coming = coming
+
     def show(self) -> None:
         """Read the journals and refresh; trials that ended get a line that stays."""
         for trial in self.trials:
-            if trial.trial not in self._told:
+            if trial.trial not in self.ended:
                 trial.poll()
                 if trial.record.state.terminal:
-                    self._told.add(trial.trial)
+                    self.ended.add(trial.trial)
                     self.console.print(_ended(trial), highlight=False, soft_wrap=True)
+        self._abreast = max(self._abreast, len(self.running))
         if self._live:
             self._live.update(self._panel())
         elif time.monotonic() - self._spoke > LINE_SECONDS:
@@ -93,25 +105,44 @@ class Progress:
 
     @property
     def running(self) -> list[Followed]:
-        return [t for t in self.trials if t.record.state is State.running and t.trial not in self._told]
+        return [t for t in self.trials if t.record.state is State.running and t.trial not in self.ended]
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go at the pace so far, or None before there is one."""
-        gained = sum(t.share for t in self.trials) - self._at_start
-        left = len(self.trials) - self._at_start - gained
-        elapsed = time.monotonic() - self._began
-        return left * elapsed / gained if gained > 0.05 else None
+        """Seconds to go, or None before enough is known.
+
+        As long as each worker has not brought about a trial to its end the pace so far says little: most of the time
+        went into starting. Until then, and where no trial waits any more, what the running trials say of themselves
+        counts; each has said it after its second logged step.
+        """
+        shares = sum(t.share for t in self.trials)
+        gained, left, running = shares - self._at_start, len(self.trials) + self._coming - shares, self.running
+        spent_and_to_go = ((t.record.seconds, t.record.seconds_to_go) for t in running)
+        told = [(spent, to_go) for spent, to_go in spent_and_to_go if to_go is not None]
+        if not self._queued and len(told) == len(running):
+            return max((to_go for _, to_go in told), default=0.0)
+        if gained >= max(1, self._abreast):
+            return left * (time.monotonic() - self._began) / gained
+        return left * fmean(map(sum, told)) / self._abreast if told else None
+
+    @property
+    def _queued(self) -> int:
+        """Trials that neither run nor have ended, those to come included."""
+        return len(self.trials) + self._coming - len(self.ended) - len(self.running)
 
     def _summary(self) -> str:
-        done, running = sum(t.record.state.terminal for t in self.trials), len(self.running)
-        queued = len(self.trials) - done - running
-        eta = "" if self.eta is None else f", about {duration(self.eta)} to go"
-        return f"{done} of {many(len(self.trials), 'trial')} done, {running} running, {queued} queued{eta}"
+        done, running = len(self.ended), len(self.running)
+        queued = self._queued - self._coming
+        waiting = f", {self._coming} waiting for tuning" if self._coming else ""
+        eta = "" if (seconds := self.eta) is None else f", about {duration(seconds)} to go"
+        total = many(len(self.trials) + self._coming, "trial")
+        return f"{done} of {total} done, {running} running, {queued} queued{waiting}{eta}"
 
     def _panel(self) -> Group:
         bar, table = Table.grid(), Table.grid(padding=(0, 2))
-        bar.add_row(ProgressBar(total=len(self.trials), completed=sum(t.share for t in self.trials), width=60))
+        bar.add_row(
+            ProgressBar(total=len(self.trials) + self._coming, completed=sum(t.share for t in self.trials), width=60)
+        )
         for trial in self.running:
             table.add_row(Text("  " + trial.name, style="cyan"), _figures(trial))
         return Group(Text(self._summary()), bar, table)

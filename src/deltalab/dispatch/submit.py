@@ -19,6 +19,7 @@ from deltalab.dispatch.mirror import Mirror, say_curves
 from deltalab.dispatch.progress import duration
 from deltalab.dispatch.scheduler import SlurmError
 from deltalab.dispatch.states import Observer
+from deltalab.errors import DeltalabError
 from deltalab.spec.evaluation import measured_study
 from deltalab.spec.launcher import Code, Kind, LauncherSpec
 from deltalab.spec.tracking import TrackingSpec
@@ -28,7 +29,7 @@ from deltalab.study.plan import Plan
 from deltalab.study.submissions import Submission
 from deltalab.track.claim import claimed
 from deltalab.track.files import naming_full_disk, refuse_unwritable, write_atomic
-from deltalab.track.journal import Journal, State
+from deltalab.track.journal import Journal, Record, State
 from deltalab.wording import many
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class Launch:
 
     def _run_here(self, plan: Plan) -> int:
         began, stop, ran = time.monotonic(), StopSignal(), False
-        while self._attend(plan, stop):
-            ran = True
+        while (attended := self._attend(plan, stop)) is not None:
+            plan, ran = attended, True
             if stop() or not plan.waiting:
                 break
             before, plan = plan, self.replan()  # what tuning chose is known now
@@ -97,8 +98,8 @@ class Launch:
                 break
         return _closing(plan, self.observer, stop, ran, time.monotonic() - began, self.console)
 
-    def _attend(self, plan: Plan, stop: StopSignal) -> bool:
-        """Run here and wait to the end; False when there is nothing to run."""
+    def _attend(self, plan: Plan, stop: StopSignal) -> Plan | None:
+        """Run here and wait to the end; the plan with what has joined, None when there is nothing to run."""
         with contextlib.ExitStack() as held:
             with self._alone(plan) as plan:
                 pending = self._pending(plan)
@@ -106,7 +107,7 @@ class Launch:
                 if not pending and not elsewhere:
                     self._record(plan)
                     self.console.print("Every trial is done already; nothing to run.", highlight=False)
-                    return False
+                    return None
                 code = snapshot.take(self.root, self.runs)
                 submission = self._new_submission(plan, code, [[trial] for trial in pending])
                 folder = submissions.write(self.runs, submission)
@@ -123,7 +124,10 @@ class Launch:
                 code=code,
                 launcher=self.launcher,
                 observer=self.observer,
-                requeue=lambda trials: self._queue(plan, {t: pending.get(t, code) for t in trials}, submission),
+                requeue=lambda work, trials: self._queue(
+                    work.plan, {t: work.pending.get(t, code) for t in trials}, submission
+                ),
+                grow=lambda work: self._grown(work, folder),
                 console=self.console,
                 world=self.world,
             )
@@ -131,10 +135,31 @@ class Launch:
                 if self.launcher.kind is Kind.inline:
                     run_inline(work, stop)
                 else:
-                    run_pool(work, folder, stop)
+                    plan = run_pool(work, folder, stop)
         if self.tracking.mlflow:
             say_curves(self.console, self.runs, measured_study(plan.study.name))
-        return True
+        return plan
+
+    def _grown(self, work: Work, folder: Path) -> Work:
+        """The work with the trials that the study has got since, queued and on record, with the code of this launch.
+
+        Raises:
+            Busy: another launch of the study decides what to run.
+        """
+        try:
+            plan = self.replan()
+        except DeltalabError:  # a cell of which no value can be trained, say: told when nothing is left to run
+            return work
+        if not set(plan.specs) > set(work.plan.specs):  # nothing new, or the configuration was edited meanwhile
+            return work
+        with self._alone(plan, patience=0.0) as plan:
+            pending = {t: c for t, c in self._pending(plan, work.code).items() if t not in work.plan.specs}
+            submission = submissions.read(folder)
+            submission = replace(submission, tasks=[*submission.tasks, *([trial] for trial in pending)])
+            submissions.write(self.runs, submission)
+            self._queue(plan, pending, submission)
+            self._record(plan)
+        return replace(work, plan=plan, pending=work.pending | pending)
 
     def _submit(self, plan: Plan) -> int:
         """Queue in Slurm and return at once."""
@@ -194,18 +219,20 @@ class Launch:
         return follower
 
     @contextlib.contextmanager
-    def _alone(self, plan: Plan) -> Iterator[Plan]:
+    def _alone(self, plan: Plan, patience: float = LOCK_SECONDS) -> Iterator[Plan]:
         """The plan with states as they are while no other launch of the study decides what to run."""
         folder = ledger.study_dir(self.runs, plan.study.name)
         folder.mkdir(parents=True, exist_ok=True)
-        with claimed(folder, LOCK_SECONDS):
+        with claimed(folder, patience):
             yield replace(plan, records=self.observer.records(plan.specs))
 
-    def _pending(self, plan: Plan) -> dict[str, str]:
-        """Trial id → digest of the code it is to run, of trials that neither run, wait in a queue nor are done."""
+    def _pending(self, plan: Plan, code: str | None = None) -> dict[str, str]:
+        """Trial id → digest of the code it is to run, ``code`` or the present one, of trials that neither run, wait in
+        a queue nor are done."""
         states = TO_LAUNCH + (TO_RETRY if self.launcher.retry_failed or self.wanted is not None else ())
         trials = [t for t in plan.with_state(*states) if self.wanted is None or t in self.wanted]
-        code = snapshot.take(self.root, self.runs) if trials else ""
+        if code is None:
+            code = snapshot.take(self.root, self.runs) if trials else ""
         if self.launcher.code is Code.current:
             return dict.fromkeys(trials, code)
         return {trial: snapshot.of_trial(self.runs, ledger.trial_dir(self.runs, trial)) or code for trial in trials}
@@ -282,13 +309,8 @@ def _closing(plan: Plan, observer: Observer, stop: StopSignal, ran: bool, second
     counts = Counter(record.state for record in records.values())
     said = ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state])
     console.print(f"{plan.study.name}: {said}" + (f" in {duration(seconds)}" if ran else ""), highlight=False)
-    for trial, record in records.items():
-        if record.state not in (State.completed, State.diverged, State.preempted):
-            where = ledger.trial_dir(observer.runs, trial) / LOG
-            error = record.details.get("error", "it did not run to its end")
-            console.print(
-                f"  {trial} {record.state.value}: {error}; log {where}", style="red", highlight=False, soft_wrap=True
-            )
+    for line in _unfinished(plan, records, observer.runs, stop()):
+        console.print(line, style="red", highlight=False, soft_wrap=True)
     wrong = differences(plan.study.equivalence, plan.cells, records)
     for line in wrong:
         console.print(line, style="red", highlight=False, soft_wrap=True)
@@ -299,3 +321,28 @@ def _closing(plan: Plan, observer: Observer, stop: StopSignal, ran: bool, second
         console.print("Run them again with hydra.launcher.retry_failed=true", highlight=False)
     ended = counts[State.completed] + counts[State.diverged] == len(records) and not plan.waiting
     return 0 if ended and not wrong else 1
+
+
+def _unfinished(plan: Plan, records: Mapping[str, Record], runs: Path, stopped: bool) -> Iterator[str]:
+    """A line for each trial that began and came to no result, and one each for all that wait or run elsewhere."""
+    waiting, elsewhere, dead = 0, 0, {}
+    for trial, record in records.items():
+        log = ledger.trial_dir(runs, trial) / LOG
+        where = f"; log {log}" if log.exists() else ""
+        if record.state is State.running:
+            elsewhere += 1
+        elif record.state in (State.planned, State.queued) and (stopped or record.submission is None):
+            waiting += 1
+        elif record.state in (State.planned, State.queued) and not where:
+            dead.setdefault(record.submission, []).append(trial)
+        elif record.state not in (State.completed, State.diverged, State.preempted):
+            error = record.details.get("error", "" if record.state is State.cancelled else "it did not run to its end")
+            yield f"  {trial} {record.state.value}{error and ': '}{error}{where}"
+    if waiting:
+        later = f", {many(plan.coming, 'more trial', 'waits', 'wait')} for tuning" if plan.coming else ""
+        yield f"  {many(waiting, 'trial')} did not start{later}"
+    for token, trials in dead.items():
+        logs = submissions.folder_of(runs, token) / "logs"
+        yield f"  {many(len(trials), 'trial')} did not start, what workers said is in {logs}"
+    if elsewhere:
+        yield f"  {many(elsewhere, 'trial', 'runs', 'run')} in another process"

@@ -83,6 +83,11 @@ class CellRecord:
         """Whether its trials are not known before the tuning trials have ended."""
         return bool(self.tuning) and self.tuned is None
 
+    @property
+    def tuning_trials(self) -> list[str]:
+        """The trials that tune, value by value."""
+        return [trial for seeds in self.tuning.values() for trial in seeds.values()]
+
     def named_trials(self) -> Iterator[tuple[str, str]]:
         """(name, trial id) of every trial, those that tune first: ``variant=kda seed=1``."""
         for value, trials in self.tuning.items():

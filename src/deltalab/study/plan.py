@@ -74,6 +74,14 @@ class Plan:
         """Cells whose trials are not known before those that tune have ended."""
         return [cell for cell in self.cells if cell.waits]
 
+    @property
+    def coming(self) -> int:
+        """How many trials of cells that wait for tuning a launch has yet to plan."""
+        if self.study.tune is None:
+            return 0
+        shared = self.study.equivalence is Equivalence.share
+        return len(self.study.seeds) * sum(not (shared and cell.equivalent) for cell in self.waiting)
+
     def with_state(self, *states: State) -> list[str]:
         """Trial ids in one of these states, in launch order."""
         return [trial for trial in self.specs if self.records[trial].state in states]
