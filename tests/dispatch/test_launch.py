@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from deltalab.dispatch.launch import plan_study
 from deltalab.spec.study_file import read_study
-from deltalab.study import ledger
+from deltalab.study import ledger, submissions
 from deltalab.track import journal
 from deltalab.track.journal import State
 from tests.dispatch.launching import INLINE, LOCAL, PATIENCE, QUIET, Desk, frozen, kill
@@ -122,6 +122,12 @@ def test_trials_that_cannot_begin_fail_and_are_not_begun_over_and_over(desk: Des
     mended = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2", "hydra.launcher.retry_failed=true")
     assert mended.returncode == 0
     assert set(desk.states()) == {State.completed}
+    cells = ledger.read_study(desk.runs, "ask").cells
+    whole = {trial for cell in cells for _, trial in cell.named_trials()}
+    last = [journal.read(ledger.trial_dir(desk.runs, trial)).submission for trial in whole]
+    assert len(set(last)) == 1, "compared trials join the running pool"
+    submission = submissions.read(submissions.folder_of(desk.runs, last[0] or ""))
+    assert {trial for task in submission.tasks for trial in task} == whole
 
 
 def test_tuning_that_dies_ends_the_launch(desk: Desk) -> None:
@@ -130,7 +136,7 @@ def test_tuning_that_dies_ends_the_launch(desk: Desk) -> None:
     path = desk.study(TWO_CELLS + TUNED)
     said = desk.launch("-m", f"study={path}", *LOCAL, QUIET, "train.steps=2")
     assert said.returncode == 1
-    assert "it did not run to its end" in said.stdout
+    assert said.stdout.count("planned: it did not run to its end; log ") == 4
     assert "seed=0" not in said.stdout, "nothing was chosen"
 
 
@@ -141,6 +147,8 @@ def test_ctrl_c_checkpoints_leaves_nothing_behind_and_the_next_launch_continues(
     said = desk.end(process, signal.SIGINT)
     assert process.returncode == 130, said
     assert "nothing is lost" in said
+    assert "  2 trials did not start\n" in said
+    assert "it did not run to its end" not in said
     assert desk.workers() == []
     assert desk.states().count(State.preempted) == 2
     for trial, state in zip(desk.trials(), desk.states(), strict=True):

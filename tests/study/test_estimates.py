@@ -1,6 +1,7 @@
 """What trials will take: measurements learnt from journals written by hand, and who shares them."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,18 @@ def test_time_is_start_steps_and_evaluations_still_to_come(steps: int, every: in
     for done in range(steps + 1):
         coming = sum(every > 0 and step % every == 0 for step in range(done + 1, steps)) + 1
         assert timing.seconds(spec, done) == 100 + (steps - done) + 1000 * coming, f"{done} of {steps} steps done"
+
+
+def test_a_study_that_came_without_its_timings_is_measured_by_its_journals(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path, TWO_CELLS))
+    narrow = plan_study(study, {}, tmp_path).cells[0].trials
+    spec = plan_study(study, {}, tmp_path).trials[narrow[0]]
+    assert learnt(tmp_path, UNBROKEN, spec) is not None
+    shutil.rmtree(tmp_path / estimates.FOLDER)
+    plan = plan_study(study, {}, tmp_path)
+    assert plan.timings == dict.fromkeys(narrow.values(), Timing(trial=spec.trial_id, **MEASURED))
+    assert plan.seconds(narrow.values()) == 3 + 20 * 0.5 + 2
+    assert not (tmp_path / estimates.FOLDER).exists(), "a plan writes nothing"
 
 
 def shapes(plan: Plan, trials: Iterable[str]) -> list[str]:

@@ -132,8 +132,6 @@ def run_pool(work: Work, folder: Path, stop: StopSignal) -> Plan:
     stopping, growth = False, Growth()
     with Progress(work.console, work.followed(), work.plan.coming) as progress:
         while True:
-            if not stopping:
-                work = growth.grown(work, pool, progress)
             working = pool.turn()
             progress.show()
             if stop() and not stopping:
@@ -143,6 +141,9 @@ def run_pool(work: Work, folder: Path, stop: StopSignal) -> Plan:
                 pool.stop()  # again and again: a worker that is just starting does not listen yet
             if stopping and not working:
                 return work.plan
+            if not stopping and (grown := growth.grown(work, pool, progress)) is not work:
+                work = grown
+                continue  # what has joined is in the pool's queue: nothing is over
             if not working and not work.busy():
                 left, elsewhere = work.left(again)
                 if left:

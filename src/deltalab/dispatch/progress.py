@@ -99,7 +99,7 @@ class Progress:
             self._live.update(self._panel())
         elif time.monotonic() - self._spoke > LINE_SECONDS:
             self._spoke = time.monotonic()
-            self.console.print(self._summary(), highlight=False, soft_wrap=True)
+            self.console.print(self.summary(), highlight=False, soft_wrap=True)
             for trial in self.running:
                 self.console.print(f"  {trial.name}: {_figures(trial)}", highlight=False, soft_wrap=True)
 
@@ -130,7 +130,8 @@ class Progress:
         """Trials that neither run nor have ended, those to come included."""
         return len(self.trials) + self._coming - len(self.ended) - len(self.running)
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """How many are done, running, queued and to come, and for how long, in one line."""
         done, running = len(self.ended), len(self.running)
         queued = self._queued - self._coming
         waiting = f", {self._coming} waiting for tuning" if self._coming else ""
@@ -145,7 +146,7 @@ class Progress:
         )
         for trial in self.running:
             table.add_row(Text("  " + trial.name, style="cyan"), _figures(trial))
-        return Group(Text(self._summary()), bar, table)
+        return Group(Text(self.summary()), bar, table)
 
 
 def duration(seconds: float) -> str:

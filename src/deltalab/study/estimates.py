@@ -13,7 +13,6 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from deltalab.spec.trial import TrialSpec
 from deltalab.study.equivalence import plainest
@@ -91,8 +90,7 @@ def find(runs: Path, spec: TrialSpec) -> Timing | None:
 
 def learn(runs: Path, spec: TrialSpec, run_dir: Path) -> None:
     """Keep what a completed trial's last execution measured."""
-    lines, _ = journal.entries(run_dir)
-    if (timing := _measured(spec, lines)) is not None:
+    if (timing := measured(spec, run_dir)) is not None:
         write_atomic(_path(runs, spec), json.dumps(asdict(timing), indent=1))
 
 
@@ -100,8 +98,12 @@ def _path(runs: Path, spec: TrialSpec) -> Path:
     return runs / FOLDER / f"{key(spec)}.json"
 
 
-def _measured(spec: TrialSpec, lines: list[dict[str, Any]]) -> Timing | None:
-    """From the journal's times: what ends in a training line are steps, the rest of what ends in another evaluation."""
+def measured(spec: TrialSpec, run_dir: Path) -> Timing | None:
+    """What a completed trial's last execution measured, None where it measured no step or is not complete.
+
+    From the journal's times: what ends in a training line are steps, the rest of what ends in another evaluation.
+    """
+    lines, _ = journal.entries(run_dir)
     begins = [place for place, line in enumerate(lines) if line.get("state") == State.running.value]
     last = lines[begins[-1] :] if begins else []
     if not last or last[-1].get("state") != State.completed.value:

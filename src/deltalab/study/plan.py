@@ -318,14 +318,14 @@ class _Planner:
 
     def _timings(self) -> dict[str, Timing]:
         found: dict[str, Timing | None] = {}
-        timings = {}
+        shapes = {trial: estimates.key(spec) for trial, spec in self._specs.items()}
         for trial, spec in self._specs.items():
-            shape = estimates.key(spec)
+            shape = shapes[trial]
             if shape not in found:
                 found[shape] = estimates.find(self.runs, spec)
-            if (timing := found[shape]) is not None:
-                timings[trial] = timing
-        return timings
+            if found[shape] is None and self._known[trial].state is State.completed:
+                found[shape] = estimates.measured(spec, trial_dir(self.runs, trial))  # it ran where the timings are
+        return {trial: timing for trial, shape in shapes.items() if (timing := found[shape]) is not None}
 
 
 def recorded_plan(record: StudyRecord, trials: Iterable[str], runs: Path, records: Records) -> Plan:

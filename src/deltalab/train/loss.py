@@ -24,6 +24,9 @@ from deltalab.data.batch import IGNORE
 from deltalab.model.language_model import LanguageModel, in_a_row
 from deltalab.model.memory import tokens_at_once
 
+RECOMPILATIONS = 8
+"""Versions of a function's code that each compiled model may need (torch's default for a whole process). torch counts
+them by code, which all models of a worker share: past its limit a trial of another shape would run uncompiled."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -39,7 +42,7 @@ class Scorer(nn.Module):
     def __init__(self, model: LanguageModel, compiled: bool = False, dynamic: bool | None = False) -> None:
         super().__init__()
         self.model = model
-        self._features = torch.compile(model.features, dynamic=dynamic) if compiled else model.features
+        self._features = _compiled(model.features, dynamic) if compiled else model.features
 
     def forward(
         self, tokens: Tensor, targets: Tensor, count: bool, starts: Tensor | None = None
@@ -55,6 +58,14 @@ class Scorer(nn.Module):
         features, weight = self._features(*in_a_row(tokens, starts)).flatten(0, 1), self.model.embedding
         loss = summed_loss(features, weight, targets.flatten())
         return loss, correct(features, weight, targets.flatten()) if count else torch.zeros_like(loss)
+
+
+def _compiled(features: Callable[..., Tensor], dynamic: bool | None) -> Callable[..., Tensor]:
+    """A model's function compiled, with an allowance of versions of its own."""
+    import torch._dynamo.config as limits  # more than a second, which only they spend who compile
+
+    limits.recompile_limit += RECOMPILATIONS
+    return torch.compile(features, dynamic=dynamic)
 
 
 def summed_loss(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
