@@ -6,7 +6,6 @@ No torch is loaded here, but by the commands that run a model.
 import json
 import sys
 import time
-from collections import Counter
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,6 @@ from deltalab.spec.evaluation import measured_study
 from deltalab.spec.launcher import Device
 from deltalab.spec.sampling import SamplingSpec
 from deltalab.study import ledger
-from deltalab.track.journal import State
 from deltalab.track.views import PORT
 
 app = typer.Typer(
@@ -161,25 +159,9 @@ def cancel(
     study: Study = None,
 ) -> None:
     """Cancel trials: those that wait leave the queue, those that run write a checkpoint and stop."""
-    from deltalab.dispatch import steer
-    from deltalab.dispatch.states import Observer
+    from deltalab.dispatch.cancel_command import run_cancel
 
-    named = {n.trial: n for text in trials for n in steer.find(runs, text, study)}
-    observer = Observer(runs)
-    done, asked, refused = steer.cancel(observer, list(named))
-    ended = Counter(record.state for record in observer.records(named.keys() - {*done, *asked}).values())
-    parts = [f"{len(done)} cancelled"] if done else []
-    parts += [f"{len(asked)} running, asked to checkpoint and stop"] if asked else []
-    said = ", ".join(f"{ended[state]} {state.value}" for state in State if ended[state])
-    parts += [f"{ended.total()} had ended already ({said})"] if ended else []
-    again = done or asked or set(ended) - {State.completed}
-    which = "them again" if not ended[State.completed] else "again what is not completed"
-    hint = f"; deltalab retry TRIAL, or a cell, runs {which}" if again else ""
-    _console().print(", ".join(parts) + hint, highlight=False, soft_wrap=True)
-    if refused:
-        _console().print(
-            f"jobs stay in Slurm's queue until they find that out: {refused}", style="yellow", soft_wrap=True
-        )
+    run_cancel(runs, trials, study)
 
 
 @app.command()
@@ -220,24 +202,11 @@ def sync(
     fresh: Annotated[bool, typer.Option(help="Write new MLflow runs instead of continuing.")] = False,
 ) -> None:
     """Bring MLflow up to date from the journals."""
+    from deltalab.dispatch.mirror import sync_study
     from deltalab.spec.tracking import refuse_uri
 
     refuse_uri("--uri", uri)
-    measured = measured_study(study)
-    ledger.read_study(runs, measured)
-    from deltalab.dispatch.mirror import say_curves
-    from deltalab.track.connection import quiet_mlflow
-    from deltalab.track.mlflow import Mirror
-    from deltalab.wording import many, without_password
-
-    quiet_mlflow()
-    mirror = Mirror(runs, measured, uri, fresh)
-    sent = mirror.sync()
-    console = _console()
-    console.print(
-        f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
-    )
-    say_curves(console, runs, measured)
+    sync_study(_console(), runs, study, uri, fresh)
 
 
 @app.command()

@@ -42,7 +42,7 @@ overrides:
    eval.sequences: 8, model.depth: 1, model.mlp_width: 16}
 metrics: {eval/accuracy: max, eval/loss: min}
 """
-MORE_SEEDS = "seed=0,1,2"
+MORE_SEEDS = "seed=0,1"
 SPARSE = ("train.log_every=50",)
 """More checkpoints than lines in the journal."""
 
@@ -195,7 +195,7 @@ class TestLaunches:
         both = [desk.start(*command(desk, MORE_SEEDS), to=f"said-{person}.txt") for person in range(2)]
         for person, process in enumerate(both):
             assert process.wait(PATIENCE) == 0, said(desk, f"said-{person}.txt")
-        assert len(desk.trials()) == 6
+        assert len(desk.trials()) == 4
         for trial in desk.trials():
             told = [state for state in states_told(folder(desk, trial)) if state != State.queued.value]
             assert told == [State.running.value, State.completed.value]

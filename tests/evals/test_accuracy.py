@@ -1,4 +1,4 @@
-"""evaluate() against computations by hand."""
+"""Held-out loss and accuracy against computations by hand."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltalab.data.batch import IGNORE, Batch, make_task
-from deltalab.evals.accuracy import evaluate, measure, metrics_of, totals
+from deltalab.evals.accuracy import measure, metrics_of, totals
 from deltalab.spec.data import RecallSpec
 from deltalab.spec.eval import EvalSpec
 
@@ -63,7 +63,9 @@ LOSSES = [-LOG(0.75), -LOG(0.875), -LOG(0.125), -LOG(0.25), -LOG(0.75), -LOG(0.1
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_by_hand(batch_size: int):
-    values = evaluate(Lookup(MODEL), FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=batch_size), CPU)
+    values = metrics_of(
+        totals(Lookup(MODEL), FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=batch_size), CPU)
+    )
     assert values == {
         "eval/loss": pytest.approx(sum(LOSSES) / 6, rel=1e-6),
         "eval/accuracy": 3 / 6,
@@ -77,12 +79,12 @@ def test_sums_of_shares_add_up_to_those_of_all_batches(ranks: int):
     spec = EvalSpec(sequences=3, batch_size=1)
     parts = [totals(Lookup(MODEL), task, spec, CPU, share=(rank, ranks)) for rank in range(ranks)]  # of 4 one has none
     sums = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
-    assert metrics_of(sums) == pytest.approx(evaluate(Lookup(MODEL), task, spec, CPU), rel=1e-12)
+    assert metrics_of(sums) == pytest.approx(metrics_of(totals(Lookup(MODEL), task, spec, CPU)), rel=1e-12)
 
 
 def test_text_by_hand():
     task = FixedTask(TOKENS, TARGETS, token_bytes=[3, 0])  # targets 0, 1, 0, 1, 0, 0: 12 bytes
-    values = evaluate(Lookup(MODEL), task, EvalSpec(sequences=3, batch_size=2), CPU)
+    values = metrics_of(totals(Lookup(MODEL), task, EvalSpec(sequences=3, batch_size=2), CPU))
     assert values["eval/perplexity"] == pytest.approx(math.exp(sum(LOSSES) / 6), rel=1e-6)
     assert values["eval/bits_per_byte"] == pytest.approx(sum(LOSSES) / LOG(2) / 12, rel=1e-6)
 
@@ -90,11 +92,12 @@ def test_text_by_hand():
 def test_logits_are_taken_of_as_many_sequences_as_fit_and_the_figures_stay(monkeypatch: pytest.MonkeyPatch):
     spec = RecallSpec()
     task, model = make_task(spec, 0), Counted(spec.vocab_size)
-    whole = evaluate(model, task, EvalSpec(sequences=10, batch_size=8), CPU)
+    whole = metrics_of(totals(model, task, EvalSpec(sequences=10, batch_size=8), CPU))
     assert model.read == [8, 2]
     monkeypatch.setattr("deltalab.model.memory.EVALUATED_BYTES", 3 * 4 * spec.vocab_size * spec.test_length)
     model.read.clear()
-    assert evaluate(model, task, EvalSpec(sequences=10, batch_size=8), CPU) == pytest.approx(whole)
+    again = metrics_of(totals(model, task, EvalSpec(sequences=10, batch_size=8), CPU))
+    assert again == pytest.approx(whole)
     assert model.read == [3, 3, 2, 2]
 
 
@@ -115,7 +118,7 @@ def test_a_loss_too_large_for_a_perplexity_is_infinite():
     model = Lookup([[math.exp(-80), 1.0], [math.exp(-80), 1.0]])
     with torch.no_grad():
         model.logits *= 100
-    values = evaluate(model, FixedTask([[0]], [[0]], [1, 1]), EvalSpec(sequences=1, batch_size=1), CPU)
+    values = metrics_of(totals(model, FixedTask([[0]], [[0]], [1, 1]), EvalSpec(sequences=1, batch_size=1), CPU))
     assert values["eval/loss"] == pytest.approx(8000)
     assert values["eval/perplexity"] == math.inf
 
@@ -123,7 +126,7 @@ def test_a_loss_too_large_for_a_perplexity_is_infinite():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_restored_and_nothing_is_differentiated(training: bool):
     model = Lookup(MODEL).train(training)
-    evaluate(model, FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=2), CPU)
+    totals(model, FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=2), CPU)
     assert model.training is training
     assert model.modes == [(False, True)] * 2
 
@@ -131,7 +134,7 @@ def test_the_mode_is_restored_and_nothing_is_differentiated(training: bool):
 def test_the_mode_is_restored_after_an_error():
     model = Lookup(MODEL)
     with pytest.raises(IndexError):
-        evaluate(model, FixedTask([[5]], [[0]]), EvalSpec(sequences=1, batch_size=1), CPU)
+        totals(model, FixedTask([[5]], [[0]]), EvalSpec(sequences=1, batch_size=1), CPU)
     assert model.training
 
 
@@ -145,9 +148,9 @@ def test_autocast_holds_for_the_forward_pass():
             return out
 
     spec, task = EvalSpec(sequences=3, batch_size=2), FixedTask(TOKENS, TARGETS)
-    evaluate(Spy(2, 2), task, spec, CPU, torch.autocast("cpu", dtype=torch.bfloat16))
+    totals(Spy(2, 2), task, spec, CPU, torch.autocast("cpu", dtype=torch.bfloat16))
     assert seen == [torch.bfloat16] * 2
-    evaluate(Spy(2, 2), task, spec, CPU, contextlib.nullcontext())
+    totals(Spy(2, 2), task, spec, CPU, contextlib.nullcontext())
     assert seen[2:] == [torch.float32] * 2
 
 
@@ -155,7 +158,7 @@ def test_the_loss_of_low_precision_logits_is_summed_in_high_precision():
     model = Lookup(MODEL).to(torch.bfloat16)
     logits = model.logits.detach().double()[torch.tensor(TOKENS)]
     expected = F.cross_entropy(logits.flatten(0, 1), torch.tensor(TARGETS).flatten(), ignore_index=IGNORE)
-    values = evaluate(model, FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=2), CPU)
+    values = metrics_of(totals(model, FixedTask(TOKENS, TARGETS), EvalSpec(sequences=3, batch_size=2), CPU))
     assert values["eval/loss"] == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -173,11 +176,11 @@ def test_a_perfect_and_a_blind_model_on_recall():
         def forward(self, tokens_BT: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
             return torch.zeros(*tokens_BT.shape, spec.vocab)
 
-    values = evaluate(Oracle(), task, EvalSpec(sequences=64, batch_size=16), CPU)
+    values = metrics_of(totals(Oracle(), task, EvalSpec(sequences=64, batch_size=16), CPU))
     assert values.pop("eval/loss") < 1e-6
     assert set(values.values()) == {1.0}
     assert values.keys() == {"eval/accuracy", *(f"eval/accuracy/{name}" for name in spec.slices)}
-    blind = evaluate(Blind(), task, EvalSpec(sequences=64, batch_size=16), CPU)
+    blind = metrics_of(totals(Blind(), task, EvalSpec(sequences=64, batch_size=16), CPU))
     assert blind["eval/loss"] == pytest.approx(LOG(spec.vocab))
 
 

@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deltalab.cli import app
-from deltalab.command import run_app
 from deltalab.evals import language, small
 from deltalab.evals.sets import LANGUAGE
 from deltalab.spec.trial import TrialSpec
@@ -19,16 +17,10 @@ from deltalab.track import journal
 from deltalab.track.claim import claimed
 from deltalab.track.journal import Journal, State
 from tests.evals.hub import ROWS
-from tests.exchange.trained import BPE, TEXT, trained
+from tests.exchange.trained import BPE, TEXT, Eval, trained
 
-Eval = Callable[..., tuple[int, str, str]]
 ROWS_OF = {f"table2/{name}": ROWS[one.hub, one.config or "default", one.split] for name, one in LANGUAGE.items()}
 SMALL = ("suite=small", "task=mqar", "lengths=64", "samples=6")
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
 
 
 @pytest.fixture
@@ -39,18 +31,6 @@ def spec(runs: Path) -> TrialSpec:
     log.metrics(spec.train.steps, {"eval/accuracy": 0.5})
     log.state(State.completed)
     return spec
-
-
-@pytest.fixture
-def evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> Eval:
-    """A command line after ``deltalab eval`` → exit code, output, error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            run_app(app, "deltalab", ["eval", *arguments, "--runs", str(runs)])
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 def evaluations(runs: Path, spec: TrialSpec) -> Sequence[dict[str, Any]]:

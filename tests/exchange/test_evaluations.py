@@ -1,14 +1,11 @@
 """deltalab eval of studies: a trial of its own for every trial and task, what they leave behind, what is refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from analysis.collate import collate
-from deltalab.cli import app
-from deltalab.command import run_app
 from deltalab.errors import UsageError
 from deltalab.evals import small
 from deltalab.spec.study import StudySpec
@@ -18,17 +15,11 @@ from deltalab.study import ledger
 from deltalab.study.ledger import CellRecord
 from deltalab.track import journal
 from deltalab.track.journal import Journal, State
-from tests.exchange.trained import trained
+from tests.exchange.trained import Eval, trained
 
-Eval = Callable[..., tuple[int, str, str]]
 SMALL = ("suite=small", "task=mqar,mqar_overwrite", "lengths=64", "samples=4")
 UNITS = ["small/mqar/64/pairs-8", "small/mqar/64/pairs-16", "small/mqar_overwrite/64/pairs-8"]
 INLINE = ("--set", "hydra/launcher=inline", "--set", "hydra.launcher.threads=1")
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
 
 
 @pytest.fixture
@@ -48,18 +39,6 @@ def trials(runs: Path) -> list[TrialSpec]:
     study = StudySpec(name="ask", question="which?", baseline=cells[0].levels, factors={"variant": levels}, seeds=[0])
     ledger.write_study(runs, study, cells, "python launch.py", {"commit": "0123"}, tracking=TrackingSpec(mlflow=False))
     return specs[:2]
-
-
-@pytest.fixture
-def evaluate(runs: Path, capsys: pytest.CaptureFixture[str]) -> Eval:
-    """A command line after ``deltalab eval`` → exit code, output, error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            run_app(app, "deltalab", ["eval", *arguments, "--runs", str(runs)])
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 def names(runs: Path, spec: TrialSpec) -> list[str]:

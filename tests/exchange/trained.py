@@ -1,5 +1,6 @@
 """Run directories as completed trials leave them, without the training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from deltalab.study.ledger import CellRecord
 from deltalab.train.checkpoint import WEIGHTS, save_weights
 from tests.specs import trial
 
+Eval = Callable[..., tuple[int, str, str]]
+"""The fixture ``evaluate``: a command line after ``deltalab eval`` → exit code, output, error."""
 TEXT = ("data=text", "model.window=6")
 BPE = (*TEXT, "data.tokenizer=bpe", "data.bpe_vocab=300")
 LEARNT_FROM = ["größe λ return value größe λ return value", "value = größe(λ)"]

@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from deltalab.spec import load
 from deltalab.track.journal import State
+from tests.dispatch.launching import copy_checkout
 from tests.slurm.cluster import Job
 from tests.slurm.desk import SLURM, TWO_TRIALS, SlurmDesk
 from tests.slurm.together import together
@@ -141,7 +140,7 @@ def test_lines_of_setup_come_before_the_worker(desk: SlurmDesk) -> None:
 
 @together
 def test_what_waits_runs_the_code_and_configuration_it_was_submitted_with(desk: SlurmDesk) -> None:
-    checkout = copy_of_checkout(desk.folder / "checkout")
+    checkout = copy_checkout(desk.folder / "checkout")
     desk.env["PYTHONPATH"] = str(checkout / "src")
     study = desk.study(TWO_TRIALS)
     command = [sys.executable, str(checkout / "launch.py"), *SLURM, f"study={study}", HELD]
@@ -158,15 +157,6 @@ def test_what_waits_runs_the_code_and_configuration_it_was_submitted_with(desk: 
     other.submit(other.study(TWO_TRIALS))
     other.finish()
     assert desk.results() == other.results()
-
-
-def copy_of_checkout(target: Path) -> Path:
-    """A checkout to edit; not one of git's, as an unpacked archive is none."""
-    for name in ("conf", "src", "sweeps"):
-        shutil.copytree(load.ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("launch.py", "pyproject.toml"):
-        shutil.copy(load.ROOT / name, target)
-    return target
 
 
 @together

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from deltalab.errors import Busy, TrialFailed
+from deltalab.errors import Busy, NotFoundError, TrialFailed
 from deltalab.spec.evaluation import EvaluationSpec
 from deltalab.spec.launcher import Device
 from deltalab.spec.trial import TrialSpec
@@ -178,9 +178,14 @@ class Worker:
 
     @contextlib.contextmanager
     def _beginning(self, run_dir: Path, claim: Callable[[], None]) -> Iterator[None]:
-        """A trial that cannot begin, for want of a package or because of its config, fails as one that broke later."""
+        """A trial that cannot begin, for want of a package or because of its config, fails as one that broke later.
+
+        Of one whose run directory was deleted nothing is written: the next launch plans it again.
+        """
         try:
             yield
+        except NotFoundError:
+            raise
         except Exception as error:
             if self.main:
                 said = traceback.format_exception_only(error)[-1].strip()

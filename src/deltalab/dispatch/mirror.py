@@ -1,4 +1,7 @@
-"""The MLflow mirror beside a launch: a process of its own, so that MLflow never slows or stops a trial."""
+"""The MLflow mirror beside a launch: a process of its own, so that MLflow never slows or stops a trial.
+
+``deltalab sync`` catches up later, in its own process.
+"""
 
 import subprocess
 import sys
@@ -6,9 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deltalab.spec.evaluation import measured_study
 from deltalab.spec.tracking import TrackingSpec
+from deltalab.study.ledger import read_study
 from deltalab.track.book import read_book
 from deltalab.track.views import runs_page, where
+from deltalab.wording import many, without_password
 
 FLUSH_SECONDS = 60
 """How long the end of a launch waits for the last batches."""
@@ -68,3 +74,30 @@ def say_curves(console: Console, runs: Path, study: str) -> None:
     book = read_book(runs / "studies" / study)
     if book is not None:
         console.print(f"Curves: {where(book.uri, runs_page(book.experiment_id))}", highlight=False, soft_wrap=True)
+
+
+def sync_study(console: Console, runs: Path, study: str, uri: str | None, fresh: bool) -> None:
+    """Bring MLflow up to date, and say how much was new and where the curves are.
+
+    Args:
+        console: where to say it.
+        runs: the runs folder.
+        study: a launched study, or the evaluation of one.
+        uri: MLflow's tracking URI; None takes the study's.
+        fresh: write new MLflow runs instead of continuing.
+
+    Raises:
+        NotFoundError: no such study was launched.
+    """
+    measured = measured_study(study)
+    read_study(runs, measured)
+    from deltalab.track import mlflow
+    from deltalab.track.connection import quiet_mlflow
+
+    quiet_mlflow()
+    mirror = mlflow.Mirror(runs, measured, uri, fresh)
+    sent = mirror.sync()
+    console.print(
+        f"{study}: {many(sent, 'trial')} had something new for {without_password(mirror.uri)}", highlight=False
+    )
+    say_curves(console, runs, measured)

@@ -20,32 +20,8 @@ SQUARES = ("correct_2", "product", "count_2", "rows")
 """Sums that an accuracy's standard error needs besides those of the accuracy."""
 
 
-def evaluate(
-    model: nn.Module,
-    task: Task,
-    spec: EvalSpec,
-    device: torch.device,
-    autocast: contextlib.AbstractContextManager[Any] | None = None,
-) -> dict[str, float]:
-    """Measure a model on ``spec.sequences`` held-out sequences; its train or eval mode is left as it was.
-
-    Args:
-        model: int64 tokens [B, T] → logits [B, T, vocab].
-        task: where the held-out sequences come from.
-        spec: how many of them, and how many at a time.
-        device: where the model is.
-        autocast: entered once around all forward passes; None computes in the model's own precision.
-
-    Returns:
-        ``eval/loss`` (nats, mean over scored positions), ``eval/accuracy``, ``eval/accuracy/<slice>`` for every slice
-        with a scored position, and for text ``eval/perplexity`` = exp(loss) and ``eval/bits_per_byte`` = the summed
-        loss in bits over the UTF-8 bytes that the targets stand for.
-    """
-    return metrics_of(totals(model, task, spec, device, autocast))
-
-
 def measure(model: nn.Module, task: Task, spec: EvalSpec, device: torch.device) -> dict[str, float]:
-    """Accuracy with its standard error. Arguments as ``evaluate``.
+    """Accuracy with its standard error. Arguments as ``totals``.
 
     A sequence is the unit that is drawn, so the error is that of a ratio of sums over sequences (linearised: positions
     of one sequence may go wrong together).
@@ -79,9 +55,15 @@ def totals(
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
-    """Sums over held-out sequences that ``metrics_of`` turns to metrics; arguments as ``evaluate``.
+    """Sums over ``spec.sequences`` held-out sequences, which ``metrics_of`` turns to metrics; the model's train or eval
+    mode is left as it was.
 
     Args:
+        model: int64 tokens [B, T] → logits [B, T, vocab].
+        task: where the held-out sequences come from.
+        spec: how many of them, and how many at a time.
+        device: where the model is.
+        autocast: entered once around all forward passes; None computes in the model's own precision.
         share: (i, n) takes batches i, i + n, i + 2 n …; the sums of all n shares add up to those of all batches.
     """
     sums: dict[str, Any] = defaultdict(float)
@@ -139,7 +121,13 @@ def _by_sequence(rows: Tensor, correct: Tensor, inside: Tensor, part: str) -> di
 
 
 def metrics_of(sums: dict[str, float]) -> dict[str, float]:
-    """What ``evaluate`` returns, from the sums of ``totals``."""
+    """Metrics from the sums of ``totals``.
+
+    Returns:
+        ``eval/loss`` (nats, mean over scored positions), ``eval/accuracy``, ``eval/accuracy/<slice>`` for every slice
+        with a scored position, and for text ``eval/perplexity`` = exp(loss) and ``eval/bits_per_byte`` = the summed
+        loss in bits over the UTF-8 bytes that the targets stand for.
+    """
     loss = sums["loss"] / sums["count"]
     values = {"eval/loss": loss, "eval/accuracy": sums["correct"] / sums["count"]}
     for name, correct in sums.items():

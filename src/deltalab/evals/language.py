@@ -36,10 +36,7 @@ def language_units(asked: SuiteSpec, encoder: Encoder) -> list[Unit]:
         ConfigError: a task that is none, lengths, a data set that is not there.
         MissingExtra: lm-eval is not installed.
     """
-    names = asked.task or tuple(LANGUAGE)
-    for name in names:
-        if name not in LANGUAGE:
-            raise ConfigError("task", name, LANGUAGE)
+    names = asked.tasks(LANGUAGE)
     if asked.lengths:
         said = f"none with suite={asked.suite.value}; max_length says how much is read at a time"
         raise ConfigError("lengths", ",".join(map(str, asked.lengths)), said)

@@ -105,10 +105,7 @@ def read_twice_units(asked: SuiteSpec, encoder: Encoder) -> list[Unit]:
     Raises:
         ConfigError: a task that is none, lengths, no room for a document, a data set that is not there.
     """
-    names = asked.task or tuple(TASKS)
-    for name in names:
-        if name not in TASKS:
-            raise ConfigError("task", name, TASKS)
+    names = asked.tasks(TASKS)
     if asked.lengths:
         said = f"none with suite={asked.suite.value}; max_length says how much a prompt and its answer may take"
         raise ConfigError("lengths", ",".join(map(str, asked.lengths)), said)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from deltalab.data.tokens import Encoder
-from deltalab.errors import ConfigError
 from deltalab.evals.continuations import write
 from deltalab.evals.haystack import read_haystack
 from deltalab.evals.ruler import ANSWER_TOKENS, TASKS, VERSION, Niah, Sample, found
@@ -34,9 +33,7 @@ def retrieval_units(asked: SuiteSpec, encoder: Encoder) -> list[Unit]:
     Raises:
         ConfigError: a task or haystack that is none, a length without room for a task.
     """
-    for name in asked.task:
-        if name not in TASKS:
-            raise ConfigError("task", name, TASKS)
+    names = asked.tasks(TASKS, PAPER_TASKS)
     haystack = read_haystack(asked.haystack)
     begin = [encoder.end] if asked.add_bos else []
 
@@ -44,7 +41,7 @@ def retrieval_units(asked: SuiteSpec, encoder: Encoder) -> list[Unit]:
         return begin + encoder.encode_text(text)
 
     units = []
-    for name in asked.task or PAPER_TASKS:
+    for name in names:
         for length in asked.lengths or PAPER_LENGTHS:
             niah = Niah(name, length, encode, haystack)
             identity = {

@@ -32,9 +32,7 @@ def refuse_inexpressible(asked: SuiteSpec, data: DataSpec) -> None:
             raise ConfigError("suite", asked.suite.value, said)
         return
     known = small_tasks(data)
-    for name in asked.task:
-        if name not in SMALL:
-            raise ConfigError("task", name, SMALL)
+    for name in asked.tasks(SMALL, known):
         if name not in known:
             said = f"{', '.join(known) or 'none'}: the trial's vocabulary cannot express others"
             raise ConfigError("task", name, said)

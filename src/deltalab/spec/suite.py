@@ -1,6 +1,6 @@
 """What a finished trial is measured on: a suite of tasks, and how much of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -65,6 +65,17 @@ class SuiteSpec:
     def drawn(self) -> int:
         """``samples`` of what is drawn."""
         return DRAWN if self.samples is None else self.samples
+
+    def tasks(self, known: Collection[str], default: Sequence[str] | None = None) -> tuple[str, ...]:
+        """``task``; where that is empty ``default``, or all that are known.
+
+        Raises:
+            ConfigError: a task that is none.
+        """
+        for name in self.task:
+            if name not in known:
+                raise ConfigError("task", name, known)
+        return self.task or tuple(known if default is None else default)
 
 
 EXECUTION = ("batch_size", "data_dir")

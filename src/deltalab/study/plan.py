@@ -12,12 +12,12 @@ from typing import Any
 from deltalab.errors import UsageError
 from deltalab.model.accounting import cost
 from deltalab.model.matching import layer_states, state_mismatch
-from deltalab.spec.data import TextSpec
 from deltalab.spec.evaluation import Work
-from deltalab.spec.study import Equivalence, Goal, Match, StudySpec
+from deltalab.spec.study import Equivalence, Match, StudySpec
 from deltalab.spec.study_file import text
 from deltalab.spec.trial import TrialSpec
 from deltalab.study import estimates
+from deltalab.study.asked import default_metrics, refuse_overrides, refuse_unknown_metrics
 from deltalab.study.design import cell_name, cells_of
 from deltalab.study.equivalence import classes, equivalence_key
 from deltalab.study.estimates import Timing
@@ -134,7 +134,7 @@ class _Planner:
         self._first: Budget | None = None
 
     def plan(self) -> Plan:
-        _refuse_overrides(self.study, self.overrides)
+        refuse_overrides(self.study, self.overrides)
         merged, specs, cells = {}, {}, []
         for levels, excluded in cells_of(self.study):
             name = cell_name(levels)
@@ -147,8 +147,8 @@ class _Planner:
             specs[name] = self._matched(merged[name], name)
             cells.append(self._record(name, levels, merged[name], specs[name]))
         some = next(iter(specs.values()))
-        study = self.study = dataclasses.replace(self.study, metrics=self.study.metrics or _default_metrics(some))
-        _refuse_unknown_metrics(study, some)
+        study = self.study = dataclasses.replace(self.study, metrics=self.study.metrics or default_metrics(some))
+        refuse_unknown_metrics(study, some)
         cells = self._with_equivalents(cells, specs, merged)
         if study.tune is not None:
             cells = self._tuned(cells, merged)
@@ -379,35 +379,3 @@ def plain_study(jobs: Sequence[Mapping[str, str]], seeds: list[int], variant: st
         "seeds": seeds,
         "overrides": common,
     }
-
-
-def _refuse_overrides(study: StudySpec, overrides: Mapping[str, str]) -> None:
-    setters = {key: f"factor {f}" for f, levels in study.factors.items() for level in levels.values() for key in level}
-    setters |= {factor: f"factor {factor}" for factor in study.factors}
-    if study.tune is not None:
-        setters[study.tune.key] = "tune"
-    for key, value in overrides.items():
-        if (bare := key.lstrip("+")) in setters:
-            raise UsageError(f"{key}={value}: {bare} is set by {setters[bare]} of study {study.name}")
-
-
-def _default_metrics(spec: TrialSpec) -> dict[str, Goal]:
-    if isinstance(spec.data, TextSpec):
-        return {"eval/loss": Goal.min, "eval/bits_per_byte": Goal.min}
-    return {"eval/accuracy": Goal.max, "eval/loss": Goal.min}
-
-
-def _refuse_unknown_metrics(study: StudySpec, spec: TrialSpec) -> None:
-    known = ["eval/loss", "eval/accuracy", *(f"eval/accuracy/{name}" for name in spec.data.slices)]
-    if isinstance(spec.data, TextSpec):
-        known += ["eval/perplexity", "eval/bits_per_byte"]
-    known += [f"train/{name}" for name in ("loss", "accuracy", "grad_norm", "tokens_per_second")]
-    suites = tuple(f"{asked.suite.value}/" for asked in spec.eval.asked)
-    known += [f"{suite}… of eval.suites" for suite in suites]
-    asked = {f"metrics.{metric}": metric for metric in study.metrics}
-    if study.tune is not None:
-        asked["tune.metric"] = study.tune.metric
-    for key, metric in asked.items():
-        if metric not in known and not metric.startswith(suites):
-            value = study.metrics[metric].value if key != "tune.metric" else metric
-            raise study.mistake(key, value, ", ".join(known))

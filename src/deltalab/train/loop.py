@@ -78,7 +78,10 @@ class Trainer:
             run_dir, self.model, self.optimizer, spec.train.keep_checkpoints, self.journal.check, world
         )
         self._spikes = Spikes(device, position.get("spikes"))
-        self.suites = TrialSuites(spec, run_dir, self.task, self.journal, world)
+        if world.main:
+            self.task.save_tokenizer(run_dir)
+        world.meet()  # every rank's suites read it
+        self.suites = TrialSuites(spec, run_dir, self.journal, world)
         rows, steps = world.rows(spec.train.batch_size), range(self.step, spec.train.steps)
         self._feed = Feed(self.task, spec.train.batch_size, rows, device, steps)
         self._meters = Meters(spec, device, world.size, self.clock, self.step)
@@ -97,7 +100,6 @@ class Trainer:
         with self.journal, self._feed, self._checkpoints:
             if self.world.main:  # at once: checkpoints, too, are read with it
                 self.journal.check()
-                self.task.save_tokenizer(self.run_dir)
             self._meters.start(self.step)
             with self._profile:
                 finished = self._train(stop)

@@ -6,7 +6,6 @@ Where several ranks train the trial, each measures every so-manieth unit with it
 from collections.abc import Callable
 from pathlib import Path
 
-from deltalab.data.batch import Task
 from deltalab.evals.results import Result, conditions, dtype_name, find_result, journal_result, measure_unit
 from deltalab.evals.suites import suite_units
 from deltalab.evals.unit import Unit
@@ -23,8 +22,7 @@ class TrialSuites:
 
     Args:
         spec: the frozen trial.
-        run_dir: its run directory.
-        task: the trial's, for its tokenizer.
+        run_dir: its run directory, with the tokenizer, if one was learnt.
         log: where results are written.
         world: the ranks that train it.
 
@@ -32,11 +30,8 @@ class TrialSuites:
         ConfigError: a task or length that the suite does not have; said before anything is trained.
     """
 
-    def __init__(self, spec: TrialSpec, run_dir: Path, task: Task, log: Recorder, world: World) -> None:
+    def __init__(self, spec: TrialSpec, run_dir: Path, log: Recorder, world: World) -> None:
         self._spec, self._run_dir, self._log, self._world = spec, run_dir, log, world
-        if spec.eval.suites and world.main:
-            task.save_tokenizer(run_dir)
-        world.meet()
         self._units: list[tuple[Suite, Unit]] = [
             (asked.suite, unit) for asked in spec.eval.asked for unit in suite_units(asked, spec.data, run_dir)
         ]
