@@ -20,7 +20,7 @@ from analysis.palette import LINES, MARKERS, coloured_factor, level_slots
 from analysis.statistics import Estimate, Values, estimate
 from analysis.tables import Column, Item, Table, best_of
 from deltalab.track.palette import HUES
-from deltalab.wording import level_label
+from deltalab.wording import level_label, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _table(results: Results, pair: Pair, found: Sequence[tuple[Metric, Crossing]
     for metric, crossing in found:
         known = {levels: corner.estimate for levels, corner in crossing.corners.items()}
         places = decimals(known.values())
-        best = best_of(known, metric.goal, places)
+        best = _best(results, pair, known, metric, places)
         for level in results.factors[one]:
             row = [Item(text=metric.label, sort=metric.name)] if len(results.metrics) > 1 else []
             row.append(Item(text=level_label(one, level), sort=level))
@@ -131,10 +131,24 @@ def _table(results: Results, pair: Pair, found: Sequence[tuple[Metric, Crossing]
     heads = [*(["metric"] if len(results.metrics) > 1 else []), one]
     columns = [Column(title=head, part="cell", right=False) for head in heads]
     columns += [Column(title=level_label(two, level), part="metric") for level in results.factors[two]]
-    remarks = ["Mean ± half-width of the 95 % t-interval over seeds; bold: the metric's best mean."]
+    apart = [factor for factor in pair if factor in results.within]
+    of_the = f" of each {listed(apart)}" if apart else ""
+    remarks = [
+        "Mean ± half-width of the 95 % t-interval over seeds"
+        + (f"; bold: the metric's best mean{of_the}." if len(apart) < 2 else ".")
+    ]
     if averaged := found[0][1].averaged:
         remarks.append(f"A seed's value is its mean over {', '.join(averaged)}.")
     return Table(title=f"{one} × {two}", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+
+
+def _best(results: Results, pair: Pair, known: Mapping[Pair, Estimate], metric: Metric, places: int) -> set[Pair]:
+    """The best corners among those that are compared with one another."""
+    apart: dict[tuple[str, ...], dict[Pair, Estimate]] = {}
+    for levels, found in known.items():
+        block = tuple(level for factor, level in zip(pair, levels, strict=True) if factor in results.within)
+        apart.setdefault(block, {})[levels] = found
+    return set().union(*(best_of(block, metric.goal, places) for block in apart.values()))
 
 
 def _note(corner: Corner, most: int) -> str:
