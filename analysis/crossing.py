@@ -72,9 +72,12 @@ class Crossing:
 
 
 def crossings(results: Results, metric: Metric) -> list[Crossing]:
-    """Every pair of factors whose levels are crossed by the plan; none of a single factor."""
+    """Every pair of factors whose levels are crossed by the plan; none of a single factor, nor of two that the study
+    only compares within."""
     varied = [factor for factor, levels in results.factors.items() if len(levels) > 1]
-    pairs = [(two, one) if two == coloured_factor(results) else (one, two) for one, two in combinations(varied, 2)]
+    last = {coloured_factor(results): -1, **dict.fromkeys(results.within, 1)}
+    pairs = [tuple(sorted(pair, key=lambda factor: last.get(factor, 0))) for pair in combinations(varied, 2)]
+    pairs = [(one, two) for one, two in pairs if not {one, two} <= set(results.within)]
     found = [_crossing(results, results.values(metric.name), pair) for pair in pairs]
     return [one for one in found if len(varied) == 2 or one.whole]
 
@@ -132,11 +135,8 @@ def _table(results: Results, pair: Pair, found: Sequence[tuple[Metric, Crossing]
     columns = [Column(title=head, part="cell", right=False) for head in heads]
     columns += [Column(title=level_label(two, level), part="metric") for level in results.factors[two]]
     apart = [factor for factor in pair if factor in results.within]
-    of_the = f" of each {listed(apart)}" if apart else ""
-    remarks = [
-        "Mean ± half-width of the 95 % t-interval over seeds"
-        + (f"; bold: the metric's best mean{of_the}." if len(apart) < 2 else ".")
-    ]
+    of_each = f" of each {listed(apart)}" if apart else ""
+    remarks = [f"Mean ± half-width of the 95 % t-interval over seeds; bold: the metric's best mean{of_each}."]
     if averaged := found[0][1].averaged:
         remarks.append(f"A seed's value is its mean over {', '.join(averaged)}.")
     return Table(title=f"{one} × {two}", columns=columns, rows=rows, notes=book.listed, remarks=remarks)

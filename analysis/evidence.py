@@ -112,8 +112,8 @@ def _same(difference: Difference, margin: float) -> bool:
 
 _PRECISION = (
     "Noise floor: standard deviation that is left when every cell{of} and every seed has its mean, with its χ² "
-    "interval; two equal cells differ by √2 σ in a seed. Found: the mean paired difference that these seeds find with this "
-    "probability, by a two-sided t-test at 0.05 divided by the number of cells compared with a baseline."
+    "interval; two equal cells differ by √2 σ in a seed. Found: the mean paired difference that these seeds find with "
+    "this probability, by a two-sided t-test at 0.05 divided by the number of cells compared with a baseline."
 )
 
 

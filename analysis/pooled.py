@@ -214,6 +214,6 @@ def model_remark(models: Sequence[Model], alike: str = "") -> str:
     }
     named = "; ".join(said[kind] for kind in ("blocks", "mixed") if kind in kinds)
     return (
-        f"Pooled: t-interval with the noise pooled over all cells{alike} ({named}), as few seeds say little of a cell's "
-        f"own; it takes {'these' if alike else 'all'} cells as equally noisy."
+        f"Pooled: t-interval with the noise pooled over all cells{alike} ({named}), as few seeds say little of a "
+        f"cell's own; it takes {'these' if alike else 'all'} cells as equally noisy."
     )
