@@ -12,8 +12,10 @@ import pytest
 from rich.console import Console
 
 from analysis import formats, raw
+from analysis.canvas import style
 from analysis.collate import collate
 from analysis.crossing import crossing_tables
+from analysis.dots import differences_picture, values_picture
 from analysis.evidence import margin_remark, precision_table, variance_table
 from analysis.palette import looks
 from analysis.report import Report, brief, make_report, to_html
@@ -190,7 +192,12 @@ def test_a_block_without_its_baseline_has_no_differences_and_says_so(lacking: Re
     assert f"{why}." in lacking.differences.remarks
     rows = raw.raw_table(lacking.results, lacking.summaries)
     assert rows.loc[rows["cell"].str.endswith("recall"), "compared_with"].isna().all()
-    assert [picture.name for picture in lacking.pictures][:2] == ["values", "differences"]
+    primary = lacking.results.metrics[0]
+    with style():
+        drawn = differences_picture(lacking.results, primary, lacking.summaries[primary.name])
+        values_picture(lacking.results, primary, lacking.summaries[primary.name])
+    assert "untied · copy" in drawn.svg
+    assert "untied · recall" not in drawn.svg
 
 
 def test_a_record_from_before_the_key_is_one_block(tmp_path: Path):
