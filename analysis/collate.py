@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from deltalab.errors import UsageError
 from deltalab.spec.evaluation import measured_study
 from deltalab.spec.study import Design, Goal
 from deltalab.study import ledger
+from deltalab.study.blocks import Block, blocks_of
 from deltalab.study.ledger import CellRecord, StudyRecord
 from deltalab.track.journal import State
-from deltalab.wording import level_label
+from deltalab.wording import level_label, listed
 
 SLICE = re.compile(r"^(?P<whole>.+)/(?P<first>\d+)-(?P<last>\d+)$")
 """A metric of some positions of the sequence, e.g. ``eval/accuracy/33-64``."""
@@ -86,9 +88,37 @@ class Results:
 
     @property
     def cells(self) -> list[CellRecord]:
-        """The cells that are run, the baseline first, then in plan order."""
-        run = [cell for cell in self.record.cells if cell.excluded is None]
-        return sorted(run, key=lambda cell: cell.levels != self.baseline_levels)
+        """The cells that are run, block after block, each block's baseline first, then in plan order."""
+        return [cell for block in self.blocks for cell in block.cells]
+
+    @property
+    def within(self) -> list[str]:
+        """The factors within whose levels cells are compared; none in records from before there were any."""
+        return self.record.study.get("within") or []
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The cells that are compared with one another; a single block unless the study says ``within``."""
+        return blocks_of(self.record.cells, self.baseline_levels, self.within)
+
+    @property
+    def baselines(self) -> dict[str, str | None]:
+        """Cell → the cell it is compared with (itself where it is one), None where that one is not run."""
+        return {cell.name: block.baseline for block in self.blocks for cell in block.cells}
+
+    def block_of(self, cell: CellRecord) -> list[str]:
+        """The cells that a cell is compared with, and itself."""
+        return next(names for block in self.blocks if cell.name in (names := [c.name for c in block.cells]))
+
+    @property
+    def firsts(self) -> set[str]:
+        """The cells that begin a block and have a rule above them; the first cell of all has none."""
+        return {block.cells[0].name for block in self.blocks[1:]}
+
+    @property
+    def alike(self) -> str:
+        """`` of the same task``: what a cell shares with its baseline, in words; nothing in a single block."""
+        return f" of the same {listed(self.within)}" if self.within else ""
 
     @property
     def excluded(self) -> list[CellRecord]:
@@ -106,9 +136,9 @@ class Results:
         return self.record.study.get("baseline") or self.record.cells[0].levels
 
     @property
-    def baseline(self) -> str:
-        """Name of the baseline's cell."""
-        return self.cells[0].name
+    def against(self) -> dict[str, str]:
+        """The baseline's levels of the factors that are compared."""
+        return {factor: level for factor, level in self.baseline_levels.items() if factor not in self.within}
 
     @property
     def left_out(self) -> tuple[str, dict[str, str]] | None:
@@ -118,7 +148,7 @@ class Results:
         full, cells = {factor: levels[-1] for factor, levels in self.factors.items()}, self.levels
         name_of = {frozenset(levels.items()): name for name, levels in cells.items()}
         group_of = {factor: tuple(group) for group in self.record.study.get("zipped") or [] for factor in group}
-        groups = dict.fromkeys(group_of.get(factor, (factor,)) for factor in self.factors)
+        groups = dict.fromkeys(group_of.get(factor, (factor,)) for factor in self.factors if factor not in self.within)
         lesser = {" + ".join(g): full | {factor: self.baseline_levels[factor] for factor in g} for g in groups}
         without = {group: name_of.get(frozenset(levels.items())) for group, levels in lesser.items()}
         there = {group: cell for group, cell in without.items() if cell is not None}

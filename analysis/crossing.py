@@ -20,7 +20,7 @@ from analysis.palette import LINES, MARKERS, coloured_factor, level_slots
 from analysis.statistics import Estimate, Values, estimate
 from analysis.tables import Column, Item, Table, best_of
 from deltalab.track.palette import HUES
-from deltalab.wording import level_label
+from deltalab.wording import level_label, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,9 +72,12 @@ class Crossing:
 
 
 def crossings(results: Results, metric: Metric) -> list[Crossing]:
-    """Every pair of factors whose levels are crossed by the plan; none of a single factor."""
+    """Every pair of factors whose levels are crossed by the plan; none of a single factor, nor of two that the study
+    only compares within."""
     varied = [factor for factor, levels in results.factors.items() if len(levels) > 1]
-    pairs = [(two, one) if two == coloured_factor(results) else (one, two) for one, two in combinations(varied, 2)]
+    last = {coloured_factor(results): -1, **dict.fromkeys(results.within, 1)}
+    pairs = [tuple(sorted(pair, key=lambda factor: last.get(factor, 0))) for pair in combinations(varied, 2)]
+    pairs = [(one, two) for one, two in pairs if not {one, two} <= set(results.within)]
     found = [_crossing(results, results.values(metric.name), pair) for pair in pairs]
     return [one for one in found if len(varied) == 2 or one.whole]
 
@@ -118,7 +121,7 @@ def _table(results: Results, pair: Pair, found: Sequence[tuple[Metric, Crossing]
     for metric, crossing in found:
         known = {levels: corner.estimate for levels, corner in crossing.corners.items()}
         places = decimals(known.values())
-        best = best_of(known, metric.goal, places)
+        best = _best(results, pair, known, metric, places)
         for level in results.factors[one]:
             row = [Item(text=metric.label, sort=metric.name)] if len(results.metrics) > 1 else []
             row.append(Item(text=level_label(one, level), sort=level))
@@ -131,10 +134,21 @@ def _table(results: Results, pair: Pair, found: Sequence[tuple[Metric, Crossing]
     heads = [*(["metric"] if len(results.metrics) > 1 else []), one]
     columns = [Column(title=head, part="cell", right=False) for head in heads]
     columns += [Column(title=level_label(two, level), part="metric") for level in results.factors[two]]
-    remarks = ["Mean ± half-width of the 95 % t-interval over seeds; bold: the metric's best mean."]
+    apart = [factor for factor in pair if factor in results.within]
+    of_each = f" of each {listed(apart)}" if apart else ""
+    remarks = [f"Mean ± half-width of the 95 % t-interval over seeds; bold: the metric's best mean{of_each}."]
     if averaged := found[0][1].averaged:
         remarks.append(f"A seed's value is its mean over {', '.join(averaged)}.")
     return Table(title=f"{one} × {two}", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+
+
+def _best(results: Results, pair: Pair, known: Mapping[Pair, Estimate], metric: Metric, places: int) -> set[Pair]:
+    """The best corners among those that are compared with one another."""
+    apart: dict[tuple[str, ...], dict[Pair, Estimate]] = {}
+    for levels, found in known.items():
+        block = tuple(level for factor, level in zip(pair, levels, strict=True) if factor in results.within)
+        apart.setdefault(block, {})[levels] = found
+    return set().union(*(best_of(block, metric.goal, places) for block in apart.values()))
 
 
 def _note(corner: Corner, most: int) -> str:

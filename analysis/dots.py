@@ -9,6 +9,7 @@ from analysis.collate import Metric, Results
 from analysis.numbers import p_value
 from analysis.palette import PLAIN, level_color, looks
 from analysis.statistics import Estimate, Summary
+from deltalab.wording import level_label, listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ class Row:
 
     Attributes:
         seeds: values drawn faint.
+        line: where its vertical line lies, such as its baseline's mean; rows of one baseline make one line.
         remark: written at the right edge.
         rule: whether a line above it begins a new group.
     """
@@ -37,6 +39,7 @@ class Row:
     marker: str = "o"
     hollow: bool = False
     seeds: list[float] = field(default_factory=list)
+    line: float | None = None
     remark: str = ""
     rule: bool = False
 
@@ -53,27 +56,34 @@ def values_picture(results: Results, metric: Metric, summary: Summary) -> Pictur
             marker=look[cell.name].marker,
             hollow=look[cell.name].hollow,
             seeds=list(values[cell.name].values()),
+            line=_mean(summary, results.baselines[cell.name]),
+            rule=cell.name in results.firsts,
         )
         for cell in results.cells
     ]
-    base = summary.estimates[results.baseline]
+    each = f", of each {listed(results.within)} its own" if results.within else ""
     return _draw(
         rows,
         axis_label(metric),
-        base.mean if base.n else None,
         name="values",
         title=metric.name,
         caption="Faint: one seed each. Solid: mean over completed seeds with its 95 % t-interval, an arrow where it "
-        "leaves the picture. Vertical line: mean of the baseline.",
+        f"leaves the picture. Vertical line: mean of the baseline{each}.",
     )
 
 
+def _mean(summary: Summary, cell: str | None) -> float | None:
+    """A cell's mean, where it has one."""
+    return summary.estimates[cell].mean if cell is not None and summary.estimates[cell].n else None
+
+
 def differences_picture(results: Results, metric: Metric, summary: Summary) -> Picture:
-    """Every cell against the baseline, paired by seed."""
+    """Every cell against its baseline, paired by seed."""
     look = looks(results)
-    rows = []
-    for cell in results.cells[1:]:
-        found = summary.differences[cell.name]
+    rows: list[Row] = []
+    before = None
+    for cell in (cell for cell in results.cells if cell.name in summary.differences):
+        found, base = summary.differences[cell.name], results.baselines[cell.name]
         rows.append(
             Row(
                 label=results.label(cell),
@@ -82,16 +92,19 @@ def differences_picture(results: Results, metric: Metric, summary: Summary) -> P
                 marker=look[cell.name].marker,
                 hollow=look[cell.name].hollow,
                 seeds=list(found.per_seed.values()),
+                line=0.0,
+                rule=bool(rows) and base != before,
                 remark="" if math.isnan(found.holm) else p_value(found.holm),
             )
         )
+        before = base
+    against = " · ".join(level_label(factor, level) for factor, level in results.against.items())
     return _draw(
         rows,
         f"Δ {axis_label(metric)}",
-        0.0,
         name="differences",
-        title=f"{metric.name} against the baseline",
-        caption=f"Cell − baseline ({results.label(results.cells[0])}), paired by seed. Faint: one seed each. Solid: "
+        title=f"{metric.name} against the baseline{results.alike}",
+        caption=f"Cell − baseline{results.alike} ({against}), paired by seed. Faint: one seed each. Solid: "
         "mean with its 95 % t-interval, not corrected for the number of cells. p: paired t-test, Holm-corrected.",
     )
 
@@ -106,13 +119,13 @@ def effects_picture(results: Results, metric: Metric, summary: Summary) -> Pictu
             color = level_color(results, factor, level)
             new = bool(rows) and factor != before
             seeds = list(effect.per_seed.values())
-            rows.append(Row(label=f"{factor}: {level}", estimate=effect.estimate, color=color, seeds=seeds, rule=new))
+            label = f"{factor}: {level}"
+            rows.append(Row(label=label, estimate=effect.estimate, color=color, seeds=seeds, line=0.0, rule=new))
             before = factor
-    against = ", ".join(f"{factor}={level}" for factor, level in results.baseline_levels.items())
+    against = ", ".join(f"{factor}={level}" for factor, level in results.against.items())
     return _draw(
         rows,
         f"main effect on {axis_label(metric)}",
-        0.0,
         name="effects",
         title=f"{metric.name}, main effects",
         caption=f"What a level does against the baseline's ({against}), averaged over the other factors' levels. "
@@ -120,7 +133,7 @@ def effects_picture(results: Results, metric: Metric, summary: Summary) -> Pictu
     )
 
 
-def _draw(rows: list[Row], label: str, line: float | None, *, name: str, title: str, caption: str) -> Picture:
+def _draw(rows: list[Row], label: str, *, name: str, title: str, caption: str) -> Picture:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 1.0 + ROW * len(rows)), layout="constrained")
@@ -130,15 +143,16 @@ def _draw(rows: list[Row], label: str, line: float | None, *, name: str, title: 
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
-    if line is not None:
-        axes.axvline(line, color=PLAIN, linewidth=1.2, zorder=1)
-    left, right = _limits(rows, [] if line is None else [line])
+    left, right = _limits(rows)
     axes.set_xlim(left, right)
     for place, row in enumerate(rows):
         if place % 2 == 0:
             axes.axhspan(place - 0.5, place + 0.5, color=BAND, linewidth=0, zorder=0)
         if row.rule:
             axes.axhline(place - 0.5, color=AXIS, linewidth=0.8)
+        if row.line is not None:
+            ends = [place - 0.5, place + 0.5]
+            axes.plot([row.line] * 2, ends, color=PLAIN, linewidth=1.2, solid_capstyle="butt", zorder=1)
         _draw_row(axes, place, row, left, right)
     if any(row.remark for row in rows):
         _remark(axes, -0.5, "p (Holm)", "bottom")
@@ -167,9 +181,10 @@ def _remark(axes: "Axes", place: float, text: str, align: str) -> None:
     axes.text(1.012, place, text, transform=axes.get_yaxis_transform(), va=align, fontsize=9, color=PLAIN)
 
 
-def _limits(rows: list[Row], also: list[float]) -> tuple[float, float]:
+def _limits(rows: list[Row]) -> tuple[float, float]:
     """Room for every point, and for intervals as far as ``REACH``."""
-    points = [*also, *(value for row in rows for value in (*row.seeds, row.estimate.mean) if not math.isnan(value))]
+    points = [value for row in rows for value in (*row.seeds, row.estimate.mean) if not math.isnan(value)]
+    points += [row.line for row in rows if row.line is not None]
     low, high = min(points), max(points)
     width = (high - low) or abs(high) or 1.0
     ends = [end for row in rows if row.estimate.n > 1 for end in (row.estimate.low, row.estimate.high)]

@@ -3,12 +3,14 @@ fine a difference these seeds can see."""
 
 import math
 
-from analysis.collate import Results
+from analysis.collate import Metric, Results
 from analysis.notes import Notes
 from analysis.numbers import MISSING, number, p_value
 from analysis.precision import POWER, Precision, precision, variance_terms
 from analysis.statistics import Difference, Summary
 from analysis.tables import SIGNIFICANT, Column, Item, Table, difference_items, places_of
+from deltalab.study.blocks import Block
+from deltalab.wording import listed
 
 
 def contributions_table(results: Results, summaries: dict[str, Summary]) -> Table | None:
@@ -41,7 +43,8 @@ def variance_table(results: Results) -> Table | None:
     """F-tests of factors and interactions; None where no metric has a value in every combination."""
     rows, kinds = [], set()
     for metric in results.metrics:
-        for term in variance_terms(results.values(metric.name), results.levels, results.factors):
+        terms = variance_terms(results.values(metric.name), results.levels, results.factors)
+        for term in (term for term in terms if not set(term.factors) <= set(results.within)):
             name = " × ".join(term.factors)
             kinds.add(term.kind)
             rows.append(
@@ -59,29 +62,46 @@ def variance_table(results: Results) -> Table | None:
     columns = _columns("metric", "term", "F", "df", "p", "partial η²", left=2)
     said = [TESTED[kind] for kind in TESTED if kind in kinds]
     said.append("Noise pooled over all cells; interactions of two factors at most, p not corrected for their number.")
+    if results.within:
+        said.append(f"A difference between levels of {listed(results.within)} alone is no effect and not tested.")
     return Table(title="Analysis of variance", columns=columns, rows=rows, remarks=said)
 
 
 def precision_table(results: Results, summaries: dict[str, Summary]) -> Table | None:
     """The noise floor of each metric, and what it lets be seen; None where no metric has two seeds in two cells."""
-    found = {m.name: precision(results.values(m.name), summaries[m.name].margin) for m in results.metrics}
-    if all(math.isnan(one.noise) for one in found.values()):
+    found = [
+        (metric, block, _of_block(results, summaries, metric, block))
+        for metric in results.metrics
+        for block in results.blocks
+    ]
+    if all(math.isnan(one.noise) for *_, one in found):
         return None
     margin = summaries[results.metrics[0].name].margin
     places, rows = places_of(results, summaries), []
-    for metric in results.metrics:
-        one, digits = found[metric.name], places[metric.name] + 1
+    for metric, block, one in found:
+        digits = places[metric.name] + 1
         noise = f"{number(one.noise, digits)} [{number(one.low, digits)}, {number(one.high, digits)}]"
         row = [
             Item(text=metric.label, sort=metric.name),
+            *(Item(text=level, sort=level) for level in block.levels.values()),
             Item(text=MISSING if math.isnan(one.noise) else noise, sort=one.noise),
             Item(text=number(one.detectable, digits), sort=one.detectable),
             Item(text=str(one.n), sort=one.n),
         ]
         rows.append(row + ([Item(text=_seeds(one), sort=one.needed)] if margin is not None else []))
-    titles = ["metric", "noise floor σ [95 %]", f"found at {POWER:.0%} power", "seeds"]
+    titles = ["metric", *results.within, "noise floor σ [95 %]", f"found at {POWER:.0%} power", "seeds"]
     titles += [f"seeds to find {margin:g}"] if margin is not None else []
-    return Table(title="Precision", columns=_columns(*titles, left=1), rows=rows, remarks=[_PRECISION])
+    columns = _columns(*titles, left=1 + len(results.within))
+    rules = tuple(range(len(results.blocks), len(rows), len(results.blocks))) if results.within else ()
+    remark = _PRECISION.format(of=results.alike)
+    return Table(title="Precision", columns=columns, rows=rows, rules=rules, remarks=[remark])
+
+
+def _of_block(results: Results, summaries: dict[str, Summary], metric: Metric, block: Block) -> Precision:
+    """Of the cells that are compared with one another; in one block of several α is divided over those of all."""
+    values, summary = results.values(metric.name), summaries[metric.name]
+    tested = len(summary.differences) if results.within else None
+    return precision({cell.name: values[cell.name] for cell in block.cells}, summary.margin, tested)
 
 
 def _same(difference: Difference, margin: float) -> bool:
@@ -91,9 +111,9 @@ def _same(difference: Difference, margin: float) -> bool:
 
 
 _PRECISION = (
-    "Noise floor: standard deviation that is left when every cell and every seed has its mean, with its χ² interval; "
-    "two equal cells differ by √2 σ in a seed. Found: the mean paired difference that these seeds find with this "
-    "probability, by a two-sided t-test at 0.05 divided by the number of cells compared."
+    "Noise floor: standard deviation that is left when every cell{of} and every seed has its mean, with its χ² "
+    "interval; two equal cells differ by √2 σ in a seed. Found: the mean paired difference that these seeds find with "
+    "this probability, by a two-sided t-test at 0.05 divided by the number of cells compared with a baseline."
 )
 
 
@@ -114,9 +134,10 @@ def margin_remark(results: Results, summaries: dict[str, Summary]) -> str:
     summary = summaries[metric.name]
     if summary.margin is None or not summary.differences:
         return ""
-    same = [cell for cell in results.cells[1:] if _same(summary.differences[cell.name], summary.margin)]
+    same = [c for c in results.cells if (d := summary.differences.get(c.name)) and _same(d, summary.margin)]
     said = ", ".join(map(results.label, same)) or "none"
+    theirs = "their baselines" if results.within else "the baseline"
     return (
-        f"The same as the baseline in {metric.name} within ±{summary.margin:g}: {said} (two one-sided paired t-tests, "
+        f"The same as {theirs} in {metric.name} within ±{summary.margin:g}: {said} (two one-sided paired t-tests, "
         f"Holm-corrected p < {SIGNIFICANT})."
     )

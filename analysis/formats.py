@@ -14,6 +14,8 @@ SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍ�
 BEYOND_LATIN = 0x0180
 UNBOUNDED = 10_000
 """Columns of a terminal on which every table fits."""
+RULED = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
+"""``box.SIMPLE_HEAD`` with a rule between sections where that has an empty line."""
 TONES = {"": "", "better": "green", "worse": "red"}
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -62,6 +64,8 @@ def to_markdown(table: Table) -> str:
     """A GitHub-flavoured table, its footnotes and remarks below."""
     heads = [markdown_escape(column.title) for column in table.columns]
     body = [[_markdown_item(item) for item in row] for row in table.rows]
+    for place in reversed(table.rules):
+        body.insert(place, [""] * len(heads))  # Markdown has no rule between rows
     widths = [max(3, *(len(line[place]) for line in [heads, *body])) for place in range(len(heads))]
     rule = ["-" * (w - 1) + ":" if column.right else "-" * w for column, w in zip(table.columns, widths, strict=True)]
     lines = [_markdown_line(line, widths, table.columns) for line in [heads, rule, *body]]
@@ -92,7 +96,10 @@ def to_latex(table: Table, label: str) -> str:
         "\\toprule",
         " & ".join(latex_escape(column.title) for column in table.columns) + r" \\",
         "\\midrule",
-        *(" & ".join(_latex_item(item) for item in row) + r" \\" for row in table.rows),
+        *(
+            ("\\midrule\n" if place in table.rules else "") + " & ".join(map(_latex_item, row)) + r" \\"
+            for place, row in enumerate(table.rows)
+        ),
         "\\bottomrule",
         "\\end{tabular}",
     ]
@@ -131,7 +138,8 @@ def _blocks(table: Table) -> list[list[Column]]:
 
 
 def _rich(table: Table, shown: list[Column]) -> RichTable:
-    rich = RichTable(header_style="bold", border_style="bright_black", pad_edge=False, box=box.SIMPLE_HEAD)
+    lines = RULED if table.rules else box.SIMPLE_HEAD
+    rich = RichTable(header_style="bold", border_style="bright_black", pad_edge=False, box=lines)
     for column in shown:
         rich.add_column(Text(column.title), justify="right" if column.right else "left", overflow="fold")
     places = [table.columns.index(column) for column in shown]
@@ -140,8 +148,9 @@ def _rich(table: Table, shown: list[Column]) -> RichTable:
         for place in range(len(table.columns))
     ]
     for turn, row in enumerate(table.rows):
-        baseline = turn == 0 and any(item.text == "baseline" for item in row)
-        rich.add_row(*(_rich_item(row[place], hang[place]) for place in places), end_section=baseline)
+        baseline = turn == 0 and not table.rules and any(item.text == "baseline" for item in row)
+        last = baseline or turn + 1 in table.rules
+        rich.add_row(*(_rich_item(row[place], hang[place]) for place in places), end_section=last)
     return rich
 
 

@@ -189,7 +189,8 @@ def _our_items(
         found = row.estimates[column.title]
         planned = len(row.cell.trials)
         marks = book.mark(f"{found.n} of {planned} seeds" if 0 < found.n < planned else "")
-        best = _best(column, rows, places[column.title])
+        block = [one for one in rows if one.cell.name in results.block_of(row.cell)]
+        best = _best(column, block, places[column.title])
         text = mean_and_half(found, places[column.title])
         bold = found.n > 0 and round(found.mean, places[column.title]) == best
         items.append(Item(text=text, bold=bold, marks=marks, sort=None if math.isnan(found.mean) else found.mean))
@@ -205,7 +206,7 @@ def _best(column: Column, rows: list[Ours], places: int) -> float | None:
 def _remarks(results: Results, layout: Layout, chosen: dict[str, str], others: list[str]) -> list[str]:
     remarks = [
         "This study: mean ± half-width of the 95 % t-interval over seeds, accuracies in percent. Bold: the best mean "
-        "of this study, where several cells have one."
+        f"of this study{results.alike}, where several cells have one."
     ]
     haystacks = sorted({name.split("/")[3] for name in chosen.values() if name.startswith("table3/")})
     if haystacks:

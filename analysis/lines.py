@@ -145,14 +145,15 @@ def _band(rows: Any) -> tuple[list[float], list[float], list[float], list[float]
 
 
 def _panels(results: Results) -> "tuple[Figure, Panels]":
-    """Panels on the same scales, three in a row at most."""
+    """Panels, three in a row at most, on the same scales unless cells of different panels are not compared."""
     from matplotlib.figure import Figure
 
     facets = list(dict.fromkeys(look.facet for look in looks(results).values()))
     columns = 2 if len(facets) == 4 else min(3, len(facets))
     rows = math.ceil(len(facets) / columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 3.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    shared = not results.within  # values of another task are on another scale
+    grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flatten()
     for axes, facet in zip(grid, facets, strict=False):
         axes.set_title(facet)
         axes.tick_params(labelbottom=True)
@@ -165,10 +166,9 @@ def _finish(results: Results, figure: "Figure", panels: "Panels", label: str, va
     """The axis' label, room for values, and one legend below."""
     from matplotlib.lines import Line2D
 
-    first = next(iter(panels.values()))
-    first.set_ylabel(label)
-    if values:
-        first.set_ylim(*room_for(values))
+    next(iter(panels.values())).set_ylabel(label)
+    for axes in panels.values() if values else ():
+        axes.set_ylim(*room_for(values))
     styles = {look.legend: look for look in looks(results).values()}
     handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2) for look in styles.values()]
     columns = max(1, min(len(styles), int(100 / (max(map(len, styles)) + 8))))

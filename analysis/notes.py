@@ -7,6 +7,7 @@ from analysis.statistics import Difference, Estimate, Summary
 from deltalab.spec.study import Goal
 from deltalab.study.ledger import CellRecord
 from deltalab.track.journal import State
+from deltalab.wording import listed
 
 SAID = {State.planned: "not started"}
 """States that need other words than their names."""
@@ -70,10 +71,10 @@ def ended_early(results: Results, cell: CellRecord) -> str:
 
 
 def unequal_tokens(results: Results, cell: CellRecord) -> str:
-    """Seeds that were trained on another number of tokens than most of the study's, where their ends are compared."""
+    """Seeds that were trained on another number of tokens than most of their block, where their ends are compared."""
     if results.budget is not None:
         return ""
-    rows = results.trials[results.trials["compared"]]
+    rows = results.trials[results.trials["compared"] & results.trials["cell"].isin(results.block_of(cell))]
     usual = Counter(rows["tokens"]).most_common(1)
     own = rows.loc[rows["cell"] == cell.name, ["seed", "tokens"]].to_numpy()
     other = defaultdict(list)
@@ -81,7 +82,7 @@ def unequal_tokens(results: Results, cell: CellRecord) -> str:
         if usual and tokens != usual[0][0]:
             other[tokens].append(seed)
     parts = [f"{seeds_in_words(seeds)} trained on {tokens:,} tokens" for tokens, seeds in other.items()]
-    return f"{', '.join(parts)}; most trials on {usual[0][0]:,}" if parts else ""
+    return f"{', '.join(parts)}; most trials{results.alike} on {usual[0][0]:,}" if parts else ""
 
 
 def missing_values(results: Results, cell: CellRecord, metric: Metric, found: Estimate) -> str:
@@ -95,21 +96,21 @@ def missing_values(results: Results, cell: CellRecord, metric: Metric, found: Es
     return f"{seeds_in_words(lost)} {came} without a finite {metric.name}"
 
 
-def unequal_steps(steps: dict[str, dict[int, int]], cell: CellRecord) -> str:
-    """Seeds whose value is of another step than most of the study's.
+def unequal_steps(results: Results, steps: dict[str, dict[int, int]], cell: CellRecord) -> str:
+    """Seeds whose value is of another step than most of the cell's block.
 
     Args:
         steps: cell → seed → step, see ``Results.last_steps``.
         cell: the cell the note is for.
     """
-    counted = Counter(step for of_cell in steps.values() for step in of_cell.values())
+    counted = Counter(step for name in results.block_of(cell) for step in steps.get(name, {}).values())
     usual = max(counted, key=lambda step: (counted[step], step), default=0)
     other = defaultdict(list)
     for seed, step in sorted(steps.get(cell.name, {}).items()):
         if step != usual:
             other[step].append(seed)
     parts = [f"{seeds_in_words(seeds)} measured at step {step:,}" for step, seeds in other.items()]
-    return f"{', '.join(parts)}; most trials at step {usual:,}" if parts else ""
+    return f"{', '.join(parts)}; most trials{results.alike} at step {usual:,}" if parts else ""
 
 
 def same_trials(results: Results, cell: CellRecord) -> str:
@@ -150,10 +151,12 @@ def mismatch(results: Results, cell: CellRecord) -> str:
     tolerance = results.record.study.get("tolerance", 0.0)
     if abs(cell.mismatch) <= tolerance:
         return ""
-    return f"{percent(cell.mismatch)} parameters from the baseline, more than the tolerance of {tolerance:.2%}"
+    reference = "the study's baseline" if results.within else "the baseline"
+    return f"{percent(cell.mismatch)} parameters from {reference}, more than the tolerance of {tolerance:.2%}"
 
 
-BOLD = "Bold: the best mean among the cells with the most values; ties within rounding are all bold."
+BOLD = "Bold: the best mean"
+"""How the remark on bold begins, which a reader needs where bold may not be seen."""
 
 
 def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
@@ -170,9 +173,9 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
         so_far = " so far" if any(len(cell.trials) > 1 for cell in results.cells) else ""
         said.append(f"One seed per cell{so_far}: no interval and no p can be given, and a difference may be chance.")
     if summary.differences and most:
-        said.append(_difference_remark(primary, summary))
+        said.append(_difference_remark(results, primary, summary))
     if any(metric.goal for metric in results.metrics) and len(results.cells) > 1 and most:
-        said.append(BOLD)
+        said.append(f"{BOLD}{results.alike} among the cells with the most values; ties within rounding are all bold.")
     undirected = [metric.name for metric in results.metrics if metric.goal is None]
     if undirected:
         said.append(f"No best value is marked for {', '.join(undirected)}: the study does not say which way is better.")
@@ -180,11 +183,12 @@ def remarks(results: Results, summaries: dict[str, Summary]) -> list[str]:
     if any(left_out == State.diverged.value):
         said.append("A diverged seed is a result: means are over the seeds that did not diverge, and so look better.")
     said += _out_of_range(results, summaries)
+    said += [f"{block.lacks}." for block in results.blocks if block.lacks]
     said += [f"Not run: {results.label(cell)}, because {cell.excluded}." for cell in results.excluded]
     return said
 
 
-def effect_remarks(crossed: bool) -> list[str]:
+def effect_remarks(results: Results, crossed: bool) -> list[str]:
     """How effects were computed.
 
     Args:
@@ -196,11 +200,13 @@ def effect_remarks(crossed: bool) -> list[str]:
     ]
     if crossed:
         said.append("Interaction (a × b): per seed, the difference of differences (ab − a₀b) − (ab₀ − a₀b₀).")
+    if results.within:
+        said.append(f"No effect of {listed(results.within)} alone: a difference between its levels is none.")
     return [*said, "From two seeds on with a 95 % t-interval, not corrected for the number of effects."]
 
 
-def _difference_remark(primary: Metric, summary: Summary) -> str:
-    text = f"Δ {primary.name}: cell − baseline, paired by seed"
+def _difference_remark(results: Results, primary: Metric, summary: Summary) -> str:
+    text = f"Δ {primary.name}: cell − baseline{results.alike}, paired by seed"
     if all(difference.estimate.n < 2 for difference in summary.differences.values()):
         return text + "."
     text += " [95 % t-interval, not corrected for the number of cells]"

@@ -47,8 +47,8 @@ class Look:
 
 
 def coloured_factor(results: Results) -> str | None:
-    """The factor that colours tell: the one that chooses variants, else the first of at most two."""
-    return palette.coloured_factor(results.record.study["factors"])
+    """The factor that colours tell: the one that chooses variants, else the first of at most two that are compared."""
+    return palette.coloured_factor(results.record.study["factors"], results.within)
 
 
 def looks(results: Results) -> dict[str, Look]:

@@ -10,6 +10,10 @@ mixed   some are missing: restricted maximum likelihood with seed_s ~ N(0, τ²)
 Both give a contrast Σ w_c cell_c, Σ w_c = 0, its t-interval with N − C − (S − 1) degrees of freedom (values, cells,
 seeds: those of the block design, the containment rule of mixed models). On complete data the two agree. What the
 intervals take for granted, and paired ones by cell do not, is that all cells are equally noisy.
+
+Where a study compares within blocks (a task, a length), each block is fitted alone, with a σ and seeds of its own: a
+seed's luck on one task is not that on another. A contrast over several blocks is then the sum of one in each, with the
+variances v_b added and Welch and Satterthwaite's (Σ v_b)² / Σ (v_b² / df_b) degrees of freedom (Satterthwaite 1946).
 """
 
 import warnings
@@ -40,6 +44,50 @@ class Model:
     """What was fitted.
 
     Attributes:
+        parts: one of each block of cells that could be fitted.
+    """
+
+    parts: tuple["Part", ...]
+
+    @property
+    def kind(self) -> Kind:
+        """``mixed`` where a part is."""
+        return "mixed" if any(part.kind == "mixed" for part in self.parts) else "blocks"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Those with values."""
+        return tuple(cell for part in self.parts for cell in part.cells)
+
+    @property
+    def seeds(self) -> int:
+        """How many there are in all, of the part with the most."""
+        return max(part.seeds for part in self.parts)
+
+    def contrast(self, weights: Mapping[str, float]) -> Interval:
+        """Σ w_c cell_c with its 95 % t-interval.
+
+        Args:
+            weights: cell → w_c, which sum to 0 in each part.
+        """
+        from scipy.stats import t
+
+        if not weights or not set(weights) <= set(self.cells):
+            return Interval()
+        used = [part for part in self.parts if weights.keys() & set(part.cells)]
+        ws = [np.array([weights.get(cell, 0.0) for cell in part.cells]) for part in used]
+        mean = sum(float(w @ part.means) for w, part in zip(ws, used, strict=True))
+        v = np.array([w @ part.covariance @ w for w, part in zip(ws, used, strict=True)])
+        df = v.sum() ** 2 / (v**2 / [part.df for part in used]).sum()
+        half = float(t.ppf((1 + LEVEL) / 2, df) * np.sqrt(v.sum()))
+        return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What was fitted of one block.
+
+    Attributes:
         kind: which model.
         cells: those with values.
         means: (C,) of the cells.
@@ -55,20 +103,6 @@ class Model:
     df: int
     seeds: int
 
-    def contrast(self, weights: Mapping[str, float]) -> Interval:
-        """Σ w_c cell_c with its 95 % t-interval.
-
-        Args:
-            weights: cell → w_c, which sum to 0.
-        """
-        from scipy.stats import t
-
-        if not weights or not set(weights) <= set(self.cells):
-            return Interval()
-        w = np.array([weights.get(cell, 0.0) for cell in self.cells])
-        mean, half = float(w @ self.means), float(t.ppf((1 + LEVEL) / 2, self.df) * np.sqrt(w @ self.covariance @ w))
-        return Interval(mean=mean, low=mean - half, high=mean + half)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -80,12 +114,19 @@ class Fit:
     df: int
 
 
-def fit_cells(values: Values) -> Model | None:
-    """The model of one metric; None unless two cells have values, with noise left to judge by.
+def fit_cells(values: Values, blocks: Sequence[Sequence[str]] | None = None) -> Model | None:
+    """The model of one metric; None unless two cells of a block have values, with noise left to judge by.
 
     Args:
         values: cell → seed → value.
+        blocks: cells that are fitted together; all of them when None.
     """
+    grouped = [list(values)] if blocks is None else blocks
+    parts = tuple(part for cells in grouped if (part := _fit_block({c: values[c] for c in cells})) is not None)
+    return Model(parts=parts) if parts else None
+
+
+def _fit_block(values: Values) -> Part | None:
     cells = tuple(cell for cell, by_seed in values.items() if by_seed)
     rows = [(place, seed, x) for place, cell in enumerate(cells) for seed, x in values[cell].items()]
     if len(cells) < 2:
@@ -95,7 +136,7 @@ def fit_cells(values: Values) -> Model | None:
     if fit is None:
         return None
     seeds = len(set(seed.tolist()))
-    return Model(kind=fit.kind, cells=cells, means=fit.effects, covariance=fit.covariance, df=fit.df, seeds=seeds)
+    return Part(kind=fit.kind, cells=cells, means=fit.effects, covariance=fit.covariance, df=fit.df, seeds=seeds)
 
 
 def fit_effects(design: np.ndarray, seed: np.ndarray, x: np.ndarray) -> Fit | None:
@@ -158,8 +199,12 @@ def _mixed(design: np.ndarray, block: np.ndarray, y: np.ndarray) -> Any:
     return GLS(y, design, sigma=np.eye(len(y)) + max(0.0, ratio) * same).fit()
 
 
-def model_remark(models: Sequence[Model]) -> str:
-    """Which model the pooled intervals are of, in words; nothing without one."""
+def model_remark(models: Sequence[Model], alike: str = "") -> str:
+    """Which model the pooled intervals are of, in words; nothing without one.
+
+    Args:
+        alike: what the cells fitted together share, in words (`` of the same task``); nothing where all are.
+    """
     kinds = {model.kind for model in models}
     if not kinds:
         return ""
@@ -169,6 +214,6 @@ def model_remark(models: Sequence[Model]) -> str:
     }
     named = "; ".join(said[kind] for kind in ("blocks", "mixed") if kind in kinds)
     return (
-        f"Pooled: t-interval with the noise pooled over all cells ({named}), as few seeds say little of a cell's own; "
-        "it takes all cells as equally noisy."
+        f"Pooled: t-interval with the noise pooled over all cells{alike} ({named}), as few seeds say little of a "
+        f"cell's own; it takes {'these' if alike else 'all'} cells as equally noisy."
     )

@@ -6,7 +6,7 @@ are those of a mixed model with the seed as a random effect.
 
 noise floor   σ with its χ² interval; two equal cells differ by √2 σ in a seed
 detectable    the mean paired difference that n seeds find with a probability of POWER, tested two-sided at
-              α = 0.05 / cells compared (Bonferroni's α, which is the first and hardest step of Holm's)
+              α = 0.05 / cells tested (Bonferroni's α, which is the first and hardest step of Holm's)
 seeds needed  the smallest n that finds a given difference likewise
 term          F-test of a factor, or of two factors' interaction, in the model that has both and the seed
 """
@@ -71,12 +71,13 @@ class Term:
     kind: Kind
 
 
-def precision(values: Values, margin: float | None = None) -> Precision:
+def precision(values: Values, margin: float | None = None, tested: int | None = None) -> Precision:
     """The noise of a metric, and what it lets be seen; over the seeds that all cells with values have.
 
     Args:
-        values: cell → seed → value.
+        values: cell → seed → value, of cells that are compared with one another.
         margin: a difference that matters, or None.
+        tested: comparisons that α is divided by, of all blocks; those of these cells with one of them when None.
     """
     from scipy import stats
 
@@ -89,7 +90,7 @@ def precision(values: Values, margin: float | None = None) -> Precision:
     if not noise:
         return Precision(n=seeds, noise=0.0, low=0.0, high=0.0, detectable=0.0, margin=margin)
     low, high = (math.sqrt(fit.ssr / stats.chi2.ppf(q, df)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-    spread, alpha = math.sqrt(2) * noise, (1 - LEVEL) / (cells - 1)
+    spread, alpha = math.sqrt(2) * noise, (1 - LEVEL) / (tested or cells - 1)
     return Precision(
         n=seeds,
         noise=noise,

@@ -13,6 +13,8 @@ on the seeds of the tuning).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from analysis.canvas import PAPER, WIDTH, Picture, develop
 from analysis.collate import Results
@@ -25,6 +27,9 @@ from deltalab.spec.study import Goal
 from deltalab.track.palette import HUES
 from deltalab.wording import level_label
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 RATE = "train.lr"
 
 
@@ -33,15 +38,21 @@ class Group:
     """What shares a line: everything but the rate.
 
     Attributes:
-        label: its levels; empty where only the rate varies.
+        panel: its levels of the factors that the study compares within; empty where there are none.
+        label: its other levels; empty where only the rate varies.
         found: rate → its mean over seeds.
     """
 
+    panel: str
     label: str
     color: str
     line: Line
     hollow: bool
     found: Mapping[float, Estimate]
+
+    @property
+    def name(self) -> str:
+        return " · ".join(part for part in (self.panel, self.label) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +79,13 @@ class Sensitivity:
     def places(self) -> int:
         return decimals(one for group in self.groups for one in group.found.values())
 
+    @property
+    def panels(self) -> dict[str, list[Group]]:
+        """Panel → its groups."""
+        return {
+            name: [g for g in self.groups if g.panel == name] for name in dict.fromkeys(g.panel for g in self.groups)
+        }
+
 
 def sensitivity(results: Results) -> Sensitivity | None:
     """What the study says of rates; None where it varies none, or has no value of it yet."""
@@ -89,10 +107,10 @@ def _of_factor(results: Results) -> Sensitivity | None:
         return None
     metric = results.metrics[0]
     values, look = results.values(metric.name), looks(results)
-    groups: dict[str, dict[float, Estimate]] = {}
+    groups: dict[tuple[str, str], dict[float, Estimate]] = {}
     style = {}
     for cell in results.cells:
-        label = " · ".join(level_label(name, level) for name, level in cell.levels.items() if name != factor)
+        label = _labels(results, {name: level for name, level in cell.levels.items() if name != factor})
         groups.setdefault(label, {})[by_level[cell.levels[factor]]] = estimate(list(values[cell.name].values()))
         style.setdefault(label, look[cell.name])
     alone = factor == coloured_factor(results)
@@ -103,7 +121,8 @@ def _of_factor(results: Results) -> Sensitivity | None:
         rates=sorted(by_level.values()),
         groups=[
             Group(
-                label=label,
+                panel=label[0],
+                label=label[1],
                 color=HUES[0] if alone else style[label].color,
                 line=LINES[0] if alone else style[label].line,
                 hollow=style[label].hollow and not alone,
@@ -113,6 +132,15 @@ def _of_factor(results: Results) -> Sensitivity | None:
         ],
         source="over the seeds compared",
     )
+
+
+def _labels(results: Results, levels: Mapping[str, str]) -> tuple[str, str]:
+    """Panel and label of a group."""
+    apart = [
+        " · ".join(level_label(name, level) for name, level in levels.items() if (name in results.within) is inside)
+        for inside in (True, False)
+    ]
+    return apart[0], apart[1]
 
 
 def _rates(factor: str, levels: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
@@ -139,7 +167,9 @@ def _of_tuning(results: Results) -> Sensitivity | None:
                 return None
             found[rate] = estimate(rows.loc[rows["tried"] == tried, "value"].dropna().to_numpy())
         of = look[cell.name]
-        groups.append(Group(label=results.label(cell), color=of.color, line=of.line, hollow=of.hollow, found=found))
+        panel, label = _labels(results, cell.levels)
+        style = {"color": of.color, "line": of.line, "hollow": of.hollow}
+        groups.append(Group(panel=panel, label=label, found=found, **style))
     rates = sorted({rate for group in groups for rate in group.found})
     source = f"over the tuning's {seeds_in_words(tune['seeds'])}"
     return Sensitivity(
@@ -160,7 +190,7 @@ def rates_table(found: Sensitivity) -> Table:
     book, rows, places = Notes(), [], found.places
     for group in found.groups:
         best = best_of(group.found, found.goal, places)
-        row = [Item(text=group.label or "all", sort=group.label)]
+        row = [Item(text=group.name or "all", sort=group.name)]
         for rate in found.rates:
             one = group.found.get(rate, Estimate())
             row.append(Item(text=mean_and_half(one, places), bold=rate in best, sort=one.mean))
@@ -180,7 +210,9 @@ def rates_table(found: Sensitivity) -> Table:
     remarks = [f"{found.metric}: mean ± half-width of the 95 % t-interval {found.source}; bold: best of a row."]
     if found.goal is not None:
         remarks.append("Given away: mean over the rates of the distance from the best mean (Wortsman et al. 2023).")
-    return Table(title=f"Sensitivity to {found.key}", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+    ends = list(accumulate(len(groups) for groups in found.panels.values()))[:-1]
+    title, rules = f"Sensitivity to {found.key}", tuple(ends)
+    return Table(title=title, columns=columns, rows=rows, rules=rules, notes=book.listed, remarks=remarks)
 
 
 def given_away(group: Group, goal: Goal) -> float:
@@ -193,14 +225,35 @@ def given_away(group: Group, goal: Goal) -> float:
 
 
 def rates_picture(found: Sensitivity) -> Picture:
-    """A line per group over the rates, its best one ringed."""
+    """A line per group over the rates, its best one ringed; a panel for each of what is compared alone."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    for place, group in enumerate(found.groups):
+    columns = min(2, len(found.panels))
+    rows = -(-len(found.panels) // columns)
+    figure = Figure(figsize=(WIDTH, 4.4 if rows == columns == 1 else 0.9 + 3.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (title, groups) in zip(grid, found.panels.items(), strict=False):
+        axes.set_title(title)
+        _draw(axes, found, groups)
+    for spare in grid[len(found.panels) :]:
+        spare.remove()
+    for axes in grid[::columns]:
+        axes.set_ylabel(found.metric)
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=max(1, min(4, len(handles))))
+    return develop(
+        figure,
+        "rates",
+        f"{found.metric} by {found.key}",
+        f"Mean {found.source} with its 95 % t-interval; lines are shifted sideways to be told apart. Ringed: the best "
+        "rate of each. A flat line is forgiving; a best rate at the edge of the grid may not be the best there is.",
+    )
+
+
+def _draw(axes: "Axes", found: Sensitivity, groups: list[Group]) -> None:
+    for place, group in enumerate(groups):
         there = sorted((rate, one) for rate, one in group.found.items() if one.n)
-        x = [rate * 1.012 ** (place - (len(found.groups) - 1) / 2) for rate, _ in there]
+        x = [rate * 1.012 ** (place - (len(groups) - 1) / 2) for rate, _ in there]
         y = [one.mean for _, one in there]
         halves = [one.half if one.n > 1 else 0.0 for _, one in there]
         axes.errorbar(x, y, halves, fmt="none", color=group.color, linewidth=1.1, alpha=0.5)
@@ -216,12 +269,3 @@ def rates_picture(found: Sensitivity) -> Picture:
     axes.set_xticks(found.rates, [f"{rate:g}" for rate in found.rates])
     axes.minorticks_off()
     axes.set_xlabel(found.key)
-    axes.set_ylabel(found.metric)
-    figure.legend(loc="outside lower center", ncols=max(1, min(4, len(found.groups))))
-    return develop(
-        figure,
-        "rates",
-        f"{found.metric} by {found.key}",
-        f"Mean {found.source} with its 95 % t-interval; lines are shifted sideways to be told apart. Ringed: the best "
-        "rate of each. A flat line is forgiving; a best rate at the edge of the grid may not be the best there is.",
-    )

@@ -31,15 +31,24 @@ def to_json(results: Results, summaries: dict[str, Summary], table: Table) -> st
     said = {"notes": dict(table.notes), "remarks": table.remarks, "provenance": table.provenance}
     budget = str(results.budget) if results.budget else None
     trials = {cell.name: cell.trials for cell in results.cells}
-    plain = {"study": results.record.name, "at": budget, "cells": rows, "trials": trials, **said}
+    plain = {
+        "study": results.record.name,
+        "at": budget,
+        "within": results.within,
+        "cells": rows,
+        "trials": trials,
+        **said,
+    }
     return json.dumps(plain, indent=1) + "\n"
 
 
 def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) -> dict[str, Any]:
+    base = results.baselines[cell.name]
     row: dict[str, Any] = {
         "cell": cell.name,
         **{f"level.{factor}": level for factor, level in cell.levels.items()},
-        "baseline": cell.name == results.baseline,
+        "baseline": cell.name == base,
+        "compared_with": base if base != cell.name else None,
         "seeds_planned": len(cell.trials),
         "seeds_completed": len(results.seeds_in(cell, State.completed)),
         "seeds_compared": len(results.compared(cell)),
@@ -63,7 +72,7 @@ def _raw_row(results: Results, cell: CellRecord, summaries: dict[str, Summary]) 
                 f"{metric}:p": against.p if against else None,
                 f"{metric}:p_holm": against.holm if against else None,
                 f"{metric}:hedges_g_z": against.g if against else None,
-                **_pooled(f"{metric}:pooled", summary, {cell.name: 1.0, results.baseline: -1.0} if against else {}),
+                **_pooled(f"{metric}:pooled", summary, {cell.name: 1.0, str(base): -1.0} if against else {}),
             }
     said = (notes.missing_seeds, notes.ended_later, notes.ended_early, notes.unequal_tokens)
     row["notes"] = "; ".join(filter(None, (note(results, cell) for note in said)))

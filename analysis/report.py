@@ -112,7 +112,8 @@ def make_report(results: Results, summaries: dict[str, Summary], asked: Sequence
     Args:
         asked: the options that the user gave, for the command that repeats this report.
     """
-    several, rates = len(results.cells) > 1, sensitivity(results)
+    several = any(summary.differences for summary in summaries.values())
+    rates = sensitivity(results)
     has_effects = len(results.factors) > 1 and any(summary.effects for summary in summaries.values())
     return Report(
         results=results,
@@ -145,7 +146,8 @@ def brief(results: Results, summaries: dict[str, Summary]) -> str:
         return f"No trial has a value of {metric.name} yet."
     so_far = "" if done == planned else f"{done} of {planned} values of {metric.name} are there. "
     if not summary.differences:
-        return so_far + "One cell: there is nothing to compare it with."
+        alone = "One cell: there is nothing to compare it with."
+        return so_far + (alone if len(results.cells) == 1 else f"No cell has a baseline{results.alike} beside it.")
     same = margin_remark(results, summaries)
     return so_far + " ".join([*_tested(results, summaries), *_exact(results, summaries), *([same] if same else [])])
 
@@ -154,19 +156,20 @@ def _tested(results: Results, summaries: dict[str, Summary]) -> list[str]:
     """What the tests of the primary metric say."""
     metric = results.metrics[0].name
     summary = summaries[metric]
+    its, theirs = ("its", "their baselines") if results.within else ("the", "the baseline")
     if not summary.family:
         exact = any(found.estimate.exact for found in summary.differences.values())
         more = " whose differences are not all the same" if exact else ""
-        return [f"No cell can be tested against the baseline in {metric}: that takes two seeds or more{more}."]
+        return [f"No cell can be tested against {its} baseline in {metric}: that takes two seeds or more{more}."]
     clear = _named(results, summaries, [name for name, d in summary.differences.items() if d.holm < SIGNIFICANT])
     if clear:
         return [
-            f"{len(clear)} of {summary.family} tested cells differ from the baseline in {metric} "
+            f"{len(clear)} of {summary.family} tested cells differ from {theirs} in {metric} "
             f"(Holm-corrected p < {SIGNIFICANT}): {', '.join(clear)}."
         ]
     pairs = max(found.estimate.n for found in summary.differences.values() if not math.isnan(found.p))
     return [
-        f"None of {summary.family} tested cells differs from the baseline in {metric} at a Holm-corrected "
+        f"None of {summary.family} tested cells differs from {its} baseline in {metric} at a Holm-corrected "
         f"p < {SIGNIFICANT}, paired over {pairs} seeds. That is no evidence that they are equal."
     ]
 
@@ -180,7 +183,8 @@ def _exact(results: Results, summaries: dict[str, Summary]) -> list[str]:
     if other:
         said.append(f"Untested, as the difference is the same in every paired seed: {', '.join(other)}.")
     if equal:
-        said.append(f"Equal to the baseline in every paired seed: {', '.join(equal)}.")
+        theirs = "their baselines" if results.within else "the baseline"
+        said.append(f"Equal to {theirs} in every paired seed: {', '.join(equal)}.")
     return said
 
 
@@ -295,12 +299,13 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     study = results.record.study
     seeds = study.get("seeds") or sorted({seed for cell in results.cells for seed in cell.trials})
     matched = str(study.get("match", "none"))
+    to = f" (to {results.cells[0].name})" if results.within and matched != "none" else ""
     return [
         ("Design", f"{str(study.get('design', 'list')).replace('_', ' ')}, {len(results.cells)} cells"),
         *((f"Factor {factor}", ", ".join(levels)) for factor, levels in results.factors.items()),
-        ("Baseline", ", ".join(f"{factor}={level}" for factor, level in results.baseline_levels.items())),
+        ("Baseline", ", ".join(f"{factor}={level}" for factor, level in results.against.items()) + results.alike),
         ("Seeds", f"{', '.join(map(str, seeds))} (the same data order and initial values in every cell)"),
-        ("Matched", "nothing" if matched == "none" else f"{matched}, tolerance {study.get('tolerance', 0):.2%}"),
+        ("Matched", "nothing" if matched == "none" else f"{matched}{to}, tolerance {study.get('tolerance', 0):.2%}"),
         ("Metrics", ", ".join(f"{m.name} ({m.goal.value if m.goal else 'no goal'})" for m in results.metrics)),
     ]
 

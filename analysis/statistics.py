@@ -1,7 +1,8 @@
 """The statistics of a comparison. SciPy and statsmodels compute them; this file says of what.
 
 x_cs      a metric of cell c and seed s
-d_cs      x_cs − x_bs, the paired difference from the baseline b: a seed fixes data order and initial values
+d_cs      x_cs − x_bs, the paired difference from c's baseline b: a seed fixes data order and initial values. b has c's
+          levels of the factors the study compares within, such as the task, and the baseline's of all others
 interval  Student's t-interval, mean ± t(0.975, n − 1) · sd / √n
 p         paired t-test of mean(d_c) = 0, Holm-corrected over all cells that are compared on the metric (Holm 1979)
 g_z       mean(d) / sd(d) · J(n − 1), Cohen's d_z with Hedges' exact small-sample factor (Hedges 1981, Lakens 2013)
@@ -65,7 +66,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A cell against the baseline, paired by seed.
+    """A cell against its baseline, paired by seed.
 
     Attributes:
         estimate: of d_cs over the pairs.
@@ -116,9 +117,10 @@ class Summary:
 
     Attributes:
         estimates: cell → its mean over seeds.
-        differences: cell → its difference from the baseline (which is not among them).
+        differences: cell → its difference from its baseline; without those that are baselines or have none.
         family: number of p values that Holm's correction was made over.
-        effects: main effects, then (two-factor studies) interactions.
+        effects: main effects, then (two-factor studies) interactions; no main effect of a factor that the study
+            compares within, for a difference between tasks is none.
         contributions: group of factors → the full model minus the one that has these at the baseline's levels; only of
             leave-one-out designs.
         margin: the difference that matters, which ``same`` is tested against, or None.
@@ -146,15 +148,15 @@ def summarise(results: "Results", margin: float | None = None) -> dict[str, Summ
     for metric in results.metrics:
         values = results.values(metric.name)
         of_metric = margin if metric == results.metrics[0] else None
-        differences = paired_differences(values, results.baseline, of_metric)
+        differences = paired_differences(values, results.baselines, of_metric)
         summaries[metric.name] = Summary(
             estimates={cell: estimate(list(by_seed.values())) for cell, by_seed in values.items()},
             differences=differences,
             family=sum(not math.isnan(difference.p) for difference in differences.values()),
-            effects=effects(values, results.levels, results.factors, results.baseline_levels),
+            effects=effects(values, results.levels, results.factors, results.baseline_levels, results.within),
             contributions=contributions(values, results.left_out),
             margin=of_metric,
-            model=fit_cells(values),
+            model=fit_cells(values, [[cell.name for cell in block.cells] for block in results.blocks]),
         )
     return summaries
 
@@ -192,10 +194,18 @@ def t_test(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return test.pvalue, interval.low, interval.high
 
 
-def paired_differences(values: Values, baseline: str, margin: float | None = None) -> dict[str, Difference]:
-    """Every other cell against the baseline cell, with Holm's correction over all of them."""
-    others = {cell: x for cell, x in values.items() if cell != baseline}
-    return _corrected({cell: paired_difference(x, values[baseline], margin) for cell, x in others.items()})
+def paired_differences(
+    values: Values, baselines: Mapping[str, str | None], margin: float | None = None
+) -> dict[str, Difference]:
+    """Every cell against its own baseline, with Holm's correction over all of them.
+
+    Args:
+        values: cell → seed → value.
+        baselines: cell → the cell it is compared with; one that is its own, or has none, is not compared.
+        margin: a difference that matters, or None.
+    """
+    pairs = {cell: base for cell in values if (base := baselines[cell]) is not None and base != cell}
+    return _corrected({cell: paired_difference(values[cell], values[base], margin) for cell, base in pairs.items()})
 
 
 def contributions(values: Values, left_out: tuple[str, Mapping[str, str]] | None) -> dict[str, Difference]:
@@ -275,6 +285,7 @@ def effects(
     levels: Mapping[str, Mapping[str, str]],
     factors: Mapping[str, Sequence[str]],
     baseline: Mapping[str, str],
+    within: Sequence[str] = (),
 ) -> list[Effect]:
     """Main effect of every level that is not the baseline's; for two factors also every interaction.
 
@@ -287,12 +298,14 @@ def effects(
         levels: cell → a level per factor.
         factors: factor → its levels in order.
         baseline: a level per factor.
+        within: factors that get no main effect.
     """
     cell_of = {_key(chosen): cell for cell, chosen in levels.items()}
     others = {factor: [level for level in known if level != baseline[factor]] for factor, known in factors.items()}
     found = [
         _effect(values, _steps(cell_of, {factor: level}, baseline), {factor: level}, {factor: baseline[factor]})
         for factor in factors
+        if factor not in within
         for level in others[factor]
     ]
     if len(factors) == 2:

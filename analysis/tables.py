@@ -64,6 +64,7 @@ class Table:
     """A table in no format yet.
 
     Attributes:
+        rules: rows that have a rule above, which sets blocks of cells apart.
         notes: (mark, text) footnotes.
         remarks: sentences that hold for the whole table.
     """
@@ -71,19 +72,19 @@ class Table:
     title: str
     columns: list[Column]
     rows: list[list[Item]]
+    rules: tuple[int, ...] = ()
     notes: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     provenance: str = ""
 
 
 def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
-    """A row per cell, the baseline first: levels, size, every metric, and the primary metric's difference."""
+    """A row per cell, the baseline (of each block) first: levels, size, every metric, and the primary metric's
+    difference."""
     book = Notes()
     places = places_of(results, summaries)
-    best = {
-        metric.name: best_of(summaries[metric.name].estimates, metric.goal, places[metric.name])
-        for metric in results.metrics
-    }
+    best = {m.name: _best_of_blocks(results, summaries[m.name].estimates, m, places[m.name]) for m in results.metrics}
+    lacks = {cell.name: block.lacks for block in results.blocks for cell in block.cells}
     show_seeds = any(notes.missing_seeds(results, cell) for cell in results.cells)
     primary = results.metrics[0]
     differences = summaries[primary.name].differences
@@ -100,21 +101,30 @@ def comparison_table(results: Results, summaries: dict[str, Summary]) -> Table:
         for metric in results.metrics:
             found = summaries[metric.name].estimates[cell.name]
             marks = book.mark(notes.missing_values(results, cell, metric, found))
-            marks += book.mark(notes.unequal_steps(steps[metric.name], cell))
+            marks += book.mark(notes.unequal_steps(results, steps[metric.name], cell))
             marks += book.mark("equal in every seed, so the interval is a point" if found.exact else "")
             text = mean_and_half(found, places[metric.name])
             row.append(Item(text=text, bold=cell.name in best[metric.name], marks=marks, sort=found.mean))
-        if differences:
+        if differences and lacks[cell.name]:
+            row += [Item(text=MISSING, marks=book.mark(lacks[cell.name])), Item(text="")][: 1 + show_p]
+        elif differences:
             row += difference_items(differences.get(cell.name), primary, places[primary.name], show_p, book)
         rows.append(row)
     return Table(
         title=f"{results.record.name}: {results.record.study.get('question', '')}".rstrip(": "),
         columns=_columns(results, show_seeds, bool(differences), show_p),
         rows=rows,
+        rules=tuple(place for place, cell in enumerate(results.cells) if cell.name in results.firsts),
         notes=book.listed,
         remarks=notes.remarks(results, summaries),
         provenance=f"{provenance_line(results)} · {trial_ids(results)}",
     )
+
+
+def _best_of_blocks(results: Results, estimates: Mapping[str, Estimate], metric: Metric, places: int) -> set[str]:
+    """The best cells of each block."""
+    blocks = ({cell.name: estimates[cell.name] for cell in block.cells} for block in results.blocks)
+    return set().union(*(best_of(block, metric.goal, places) for block in blocks))
 
 
 def places_of(results: Results, summaries: dict[str, Summary]) -> dict[str, int]:
@@ -137,10 +147,14 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
     book = Notes()
     places = places_of(results, summaries)
     models = _models_shown(results, summaries)
-    rows = []
+    rows, rules, before = [], [], ()
     for metric in results.metrics:
-        for cell in results.cells[1:]:
-            found = summaries[metric.name].differences[cell.name]
+        compared = [cell for cell in results.cells if cell.name in summaries[metric.name].differences]
+        for cell in compared:
+            found, base = summaries[metric.name].differences[cell.name], str(results.baselines[cell.name])
+            if results.within and before not in ((), (metric.name, base)):
+                rules.append(len(rows))
+            before = metric.name, base
             items = difference_items(found, metric, places[metric.name], True, book)
             rows.append(
                 [
@@ -151,18 +165,22 @@ def differences_table(results: Results, summaries: dict[str, Summary]) -> Table:
                     Item(text=p_value(found.p), sort=found.p),
                     items[1],
                     Item(text=number(found.g, 2, signed=True), sort=found.g),
-                    *_pooled_items(models, metric, {cell.name: 1.0, results.baseline: -1.0}, places[metric.name]),
+                    *_pooled_items(models, metric, {cell.name: 1.0, base: -1.0}, places[metric.name]),
                 ]
             )
-    titles = ["metric", "cell", "Δ from the baseline [95 %]", "pairs", "p", "p (Holm)", "Hedges' g_z"]
+    title = f"from the baseline{results.alike}"
+    titles = ["metric", "cell", f"Δ {title} [95 %]", "pairs", "p", "p (Holm)", "Hedges' g_z"]
     titles += ["pooled [95 %]"] if models else []
     remark = (
         "Paired by seed; p: paired t-test, p (Holm): corrected over all cells within a metric; g_z: Cohen's d_z with "
         "Hedges' exact small-sample factor, from three pairs on."
     )
     columns = [Column(title=title, part="cell", right=place > 1) for place, title in enumerate(titles)]
-    remarks = [remark, *filter(None, [model_remark(list(models.values()))])]
-    return Table(title="Differences from the baseline", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+    remarks = [remark, *filter(None, [model_remark(list(models.values()), results.alike)])]
+    remarks += [f"{block.lacks}." for block in results.blocks if block.lacks]
+    return Table(
+        title=f"Differences {title}", columns=columns, rows=rows, rules=tuple(rules), notes=book.listed, remarks=remarks
+    )
 
 
 def effects_table(results: Results, summaries: dict[str, Summary], metrics: list[Metric] | None = None) -> Table:
@@ -188,8 +206,8 @@ def effects_table(results: Results, summaries: dict[str, Summary], metrics: list
     titles = [*(["metric"] if several else []), "effect", "estimate [95 %]", "seeds", "averaged over"]
     titles += ["pooled [95 %]"] if models else []
     columns = [Column(title=title, part="cell", right=place > several) for place, title in enumerate(titles)]
-    remarks = [*notes.effect_remarks(crossed), *filter(None, [model_remark(list(models.values()))])]
-    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=remarks)
+    remarks = [*notes.effect_remarks(results, crossed), model_remark(list(models.values()), results.alike)]
+    return Table(title="Effects", columns=columns, rows=rows, notes=book.listed, remarks=[*filter(None, remarks)])
 
 
 def _models_shown(results: Results, summaries: dict[str, Summary]) -> dict[str, Model]:

@@ -44,7 +44,7 @@ def print_table(console: Console, table: Table) -> None:
         console.print(part)
     for mark, text in table.notes:
         console.print(Text.assemble((superscript((mark,)), "yellow"), " ", text))
-    for remark in (remark for remark in table.remarks if console.is_terminal or remark != BOLD):
+    for remark in (remark for remark in table.remarks if console.is_terminal or not remark.startswith(BOLD)):
         console.print(Text(remark, style="bright_black"))
 
 

@@ -7,12 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from analysis.canvas import PAPER, PLAIN, WIDTH, Picture, axis_label, develop, room_for
 from analysis.collate import Metric, Results
 from analysis.palette import looks
 from analysis.statistics import Summary
 from deltalab.spec.study import Goal
+from deltalab.study.design import cell_name
+from deltalab.study.ledger import CellRecord
+from deltalab.wording import level_label, listed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +96,40 @@ def front(points: Mapping[str, tuple[float, float]], more: bool, goal: Goal) -> 
 
 
 def tradeoff_picture(results: Results, metric: Metric, summary: Summary, cost: Cost) -> Picture:
-    """A point per cell with its interval; the front as a line, its cells named."""
+    """A panel per block, a point per cell with its interval; the front as a line, its cells named."""
     from matplotlib.figure import Figure
 
+    known = {name for name, found in summary.estimates.items() if found.n and cost.of.get(name, math.nan) > 0}
+    panels = [block for block in results.blocks if any(cell.name in known for cell in block.cells)]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH, 5.0 if rows == columns == 1 else 0.6 + 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, block in zip(grid, panels, strict=False):
+        axes.set_title(cell_name(block.levels))
+        _panel(results, axes, metric, summary, cost, [cell for cell in block.cells if cell.name in known])
+    for spare in grid[len(panels) :]:
+        spare.remove()
+    for axes in grid[::columns]:
+        axes.set_ylabel(axis_label(metric))
+    _legend(results, figure)
+    apart = " A panel, and a front, per " + listed(results.within) + "." if results.within else ""
+    return develop(
+        figure,
+        cost.name,
+        f"{metric.name} against {cost.told}",
+        "A point per cell: mean over seeds with its 95 % t-interval (cut where it leaves the picture). Grey line: "
+        "Pareto front of the means, its cells named; where intervals overlap another cell may belong to it. "
+        f"{cost.caveat}{apart}",
+    )
+
+
+def _panel(
+    results: Results, axes: "Axes", metric: Metric, summary: Summary, cost: Cost, shown: Sequence[CellRecord]
+) -> None:
+    """The cells that are compared with one another, and their front."""
     assert metric.goal is not None
-    look, figure = looks(results), Figure(figsize=(WIDTH, 5.0), layout="constrained")
-    axes = figure.add_subplot()
-    shown = [cell for cell in results.cells if summary.estimates[cell.name].n and cost.of.get(cell.name, math.nan) > 0]
+    look = looks(results)
     points = {cell.name: (cost.of[cell.name], summary.estimates[cell.name].mean) for cell in shown}
     best = front(points, cost.more, metric.goal)
     axes.plot(*_stairs([points[name] for name in best], cost.more), color=PLAIN, linewidth=1.2, zorder=1)
@@ -107,23 +141,14 @@ def tradeoff_picture(results: Results, metric: Metric, summary: Summary, cost: C
         axes.plot([x], [y], of.marker, markersize=9, color=inside, markeredgecolor=edge, zorder=3)
     _scale(axes, [x for x, _ in points.values()])
     for place, name in enumerate(best):
-        label = results.label(next(cell for cell in shown if cell.name == name))
+        levels = next(cell.levels for cell in shown if cell.name == name)
+        label = " · ".join(level_label(f, level) for f, level in levels.items() if f not in results.within)
         above = (place % 2 == 0) is (metric.goal is Goal.max)
         left = axes.transAxes.inverted().transform(axes.transData.transform(points[name]))[0] < 0.5
         style = {"ha": "left" if left else "right", "textcoords": "offset points", "fontsize": 8}
         axes.annotate(label, points[name], (6 if left else -6, 8 if above else -14), **style)
     axes.set_ylim(*room_for([y for _, y in points.values()]))
     axes.set_xlabel(f"{cost.label} ({'more' if cost.more else 'less'} is better)")
-    axes.set_ylabel(axis_label(metric))
-    _legend(results, figure)
-    return develop(
-        figure,
-        cost.name,
-        f"{metric.name} against {cost.told}",
-        "A point per cell: mean over seeds with its 95 % t-interval (cut where it leaves the picture). Grey line: "
-        "Pareto front of the means, its cells named; where intervals overlap another cell may belong to it. "
-        f"{cost.caveat}",
-    )
 
 
 def _stairs(points: Sequence[tuple[float, float]], more: bool) -> tuple[list[float], list[float]]:

@@ -90,6 +90,7 @@ def make_study(
     metrics: Mapping[str, Goal] | None = None,
     design: Design = Design.full_factorial,
     exclude: list[Exclusion] | None = None,
+    within: Sequence[str] = (),
     change: Callable[[CellRecord], CellRecord] = lambda cell: cell,
     shuffled: bool = False,
 ) -> Made:
@@ -114,6 +115,7 @@ def make_study(
         seeds=list(range(seeds)),
         metrics=dict(GOALS if metrics is None else metrics),
         exclude=exclude or [],
+        within=list(within),
     )
     cells = []
     for place, (levels, excluded) in enumerate(cells_of(study)):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import t
 
 from analysis import raw
@@ -30,7 +31,7 @@ def test_whole_blocks_are_an_analysis_of_variance():
     values = made(np.random.default_rng(1))
     model = fit_cells(values)
     assert model is not None
-    assert (model.kind, model.df, model.seeds) == ("blocks", 10, 3)
+    assert (model.kind, model.parts[0].df, model.seeds) == ("blocks", 10, 3)
     found = model.contrast({"1": 1.0, "0": -1.0})
     d = np.mean([values["1"][s] - values["0"][s] for s in range(3)])
     half = t.ppf(0.975, 10) * precision(values).noise * math.sqrt(2 / 3)
@@ -115,3 +116,23 @@ def test_tables_say_which_model_they_are_of(tmp_path: Path):
     frame = raw.raw_effects(summaries)
     assert set(frame["pooled_by"]) == {"mixed"}
     assert (frame["pooled_low"] < frame["pooled"]).all()
+
+
+def test_a_block_has_its_own_noise_and_blocks_add_up():
+    rng = np.random.default_rng(11)
+    loud, quiet = made(rng), {f"q{cell}": {s: x / 100 for s, x in v.items()} for cell, v in made(rng).items()}
+    blocks = [list(loud), list(quiet)]
+    model, alone = fit_cells(loud | quiet, blocks), fit_cells(quiet)
+    assert model is not None
+    assert alone is not None
+    a, b, *_ = loud
+    qa, qb, *_ = quiet
+    assert model.contrast({qa: 1.0, qb: -1.0}) == alone.contrast({qa: 1.0, qb: -1.0})
+    both = model.contrast({a: 0.5, b: -0.5, qa: 0.5, qb: -0.5})
+    parts = [model.contrast({a: 0.5, b: -0.5}), model.contrast({qa: 0.5, qb: -0.5})]
+    assert both.mean == pytest.approx(sum(part.mean for part in parts))
+    dfs = [part.df for part in model.parts]
+    v = [((one.high - one.mean) / stdtrit(df, 0.975)) ** 2 for one, df in zip(parts, dfs, strict=True)]
+    df = sum(v) ** 2 / sum(x**2 / d for x, d in zip(v, dfs, strict=True))
+    assert both.high - both.mean == pytest.approx(stdtrit(df, 0.975) * math.sqrt(sum(v)))
+    assert fit_cells(loud | {"one": {0: 1.0}}, [list(loud), ["one"]]).cells == tuple(loud)  # pyright: ignore

@@ -135,11 +135,23 @@ def test_cells_without_a_p_are_not_in_the_family():
         "alone": {0: 0.9},
         "real": by_seed(0.55, 0.68, 0.74),
     }
-    found = paired_differences(values, "base")
+    found = paired_differences(values, dict.fromkeys(values, "base"))
     assert list(found) == ["exact", "alone", "real"]
     assert found["real"].holm == pytest.approx(found["real"].p)
     assert math.isnan(found["exact"].holm)
     assert math.isnan(found["alone"].holm)
+
+
+def test_each_cell_is_held_against_its_own_baseline_and_all_are_one_family():
+    rng = np.random.default_rng(7)
+    values = {cell: by_seed(*rng.normal(size=4)) for cell in ("a0", "a1", "b0", "b1", "c1")}
+    found = paired_differences(values, {"a0": "a0", "a1": "a0", "b0": "b0", "b1": "b0", "c1": None}, margin=3.0)
+    assert list(found) == ["a1", "b1"]
+    for cell, base in (("a1", "a0"), ("b1", "b0")):
+        assert found[cell].per_seed == paired_difference(values[cell], values[base]).per_seed
+    pairs = [paired_difference(values[cell], values[base], 3.0) for cell, base in (("a1", "a0"), ("b1", "b0"))]
+    assert [d.holm for d in found.values()] == pytest.approx(holm([pair.p for pair in pairs]))
+    assert [d.same for d in found.values()] == pytest.approx(holm([pair.same for pair in pairs]))
 
 
 FACTORS = {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"]}
@@ -174,6 +186,13 @@ def test_effects_of_a_known_table():
     assert found["b2"].estimate.mean == pytest.approx(5.5)
     assert found["a1×b1"].estimate.mean == pytest.approx(0.0, abs=1e-12)
     assert found["a1×b2"].estimate.mean == pytest.approx(3.0)
+
+
+def test_a_factor_compared_within_has_no_main_effect_but_interacts():
+    values = two_factors()
+    inside = {"×".join(e.levels.values()): e for e in effects(values, LEVELS, FACTORS, BASE, ["b"])}
+    assert list(inside) == ["a1", "a1×b1", "a1×b2"]
+    assert inside["a1"] == found_effects(values)["a1"], "averaged over the blocks"
 
 
 def test_an_incomplete_combination_is_left_out_for_every_seed():
@@ -234,7 +253,7 @@ def test_intervals_cover_the_truth_and_holm_keeps_the_family_wise_error(seeds: i
     mean = 0.7 + np.array([0.0, *truth])
     assert 0.935 < np.mean((low <= mean) & (mean <= high)) < 0.965
     study = {str(cell): by_seed(*values) for cell, values in enumerate(x[0])}
-    told = [found.p for found in paired_differences(study, "0").values()]
+    told = [found.p for found in paired_differences(study, dict.fromkeys(study, "0")).values()]
     assert told == pytest.approx(p[0].tolist()), "what was counted is what tables say"
 
 
@@ -242,7 +261,9 @@ def test_equivalence_needs_an_interval_inside_the_margin():
     base = by_seed(0.70, 0.75, 0.72, 0.78)
     near = {seed: value + shift for (seed, value), shift in zip(base.items(), (0.001, -0.002, 0.002, 0.0), strict=True)}
     far = {seed: value + 0.1 + seed / 100 for seed, value in base.items()}
-    found = paired_differences({"base": base, "near": near, "far": far}, "base", margin=0.01)
+    found = paired_differences(
+        {"base": base, "near": near, "far": far}, dict.fromkeys(("base", "near", "far"), "base"), margin=0.01
+    )
     assert found["near"].same < 0.01 < found["near"].p
     assert found["far"].same > 0.5
     d = np.array(list(found["near"].per_seed.values()))
@@ -268,5 +289,5 @@ def test_a_real_difference_is_found():
     for _ in range(100):
         values = simulated(rng, cells=3, seeds=5)
         values["1"] = {seed: value + 0.1 for seed, value in values["1"].items()}
-        hits += paired_differences(values, "0")["1"].holm < 0.05
+        hits += paired_differences(values, dict.fromkeys(values, "0"))["1"].holm < 0.05
     assert hits > 80

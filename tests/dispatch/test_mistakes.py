@@ -108,6 +108,7 @@ SWEEP_MISTAKES = [
     ("sweep.tune={key:train.steps,grid:[1,2],seeds:[7]}", "command line: tune.key=train.steps: allowed is a key that "),
     ("sweep.tune={key:train.lr,grid:[1e-3,2e-3],seeds:[0]}", "command line: tune.seeds=[0]: allowed is seeds that are"),
     ("sweep.metrics={eval/los:min}", "command line: metrics.eval/los=min: allowed is eval/loss, "),
+    ("sweep.within=[data]", "command line: within[0]=data: allowed is factors of this study: variant"),
     ("sweep.zip=[[variant,train.lr]]", "command line: zip[0]=train.lr: allowed is factors of this study: variant"),
     ("sweep.name=a/b", "command line: name=a/b: allowed is letters"),
     ("sweep.equivalence=maybe", "command line: equivalence=maybe: allowed is one of share, assert"),

@@ -38,7 +38,19 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
     assert (study.design, study.match, study.seeds) == (Design.full_factorial, Match.parameters, [0, 3])
     assert study.metrics == {"eval/accuracy": Goal.max}
     assert study.exclude[0].when == {"variant": "delta_net", "pattern": "hybrid"}
-    assert (study.equivalence, study.tune, study.zipped) == (Equivalence.share, None, [])
+    assert (study.equivalence, study.tune, study.zipped, study.within) == (Equivalence.share, None, [], [])
+
+
+def test_factors_to_compare_within_are_in_the_studys_order_and_zipped_ones_together(tmp_path: Path) -> None:
+    text = """
+baseline: {task: a, length: short, gates: tied}
+factors: {task: {a: {}, b: {}}, length: {short: {}, long: {}}, gates: {tied: {}, untied: {}}}
+"""
+    assert read_study(study_file(tmp_path, text + "within: [length, task]\n")).within == ["task", "length"]
+    zipped = text + "zip: [[task, length]]\n"
+    assert read_study(study_file(tmp_path, zipped + "within: [task, length]\n")).within == ["task", "length"]
+    with pytest.raises(StudyError, match=r"within=\[task\]: allowed is all or none of task, length, which zip varies"):
+        read_study(study_file(tmp_path, zipped + "within: [task]\n"))
 
 
 def test_the_example_of_the_module_is_a_good_file() -> None:
@@ -72,6 +84,10 @@ MISTAKES = [
     ("question: why?", "zip: [[variant, lr]]", "zip[0]=lr: allowed is factors of this study: variant, pattern"),
     ("question: why?", "zip: [[variant, variant]]", "zip[0]=[variant,variant]: allowed is every factor once"),
     ("question: why?", "zip: [[variant, pattern], [pattern, variant]]", "zip[1]=[pattern,variant]: allowed is every"),
+    ("question: why?", "within: pattern", "within=pattern: allowed is a list"),
+    ("question: why?", "within: [patern]", "within[0]=patern: allowed is factors of this study: variant, pattern"),
+    ("question: why?", "within: [pattern, pattern]", "within=[pattern,pattern]: allowed is every factor once"),
+    ("question: why?", "within: [pattern, variant]", "within=[pattern,variant]: allowed is fewer than all factors"),
     ("question: why?", "tolerance: wide", "tolerance=wide"),
     ("question: why?", "question: [", "YAML"),
     ("question: why?", "name: ../../elsewhere", "name=../../elsewhere"),

@@ -12,7 +12,7 @@ from deltalab.model.memory import fitting_strategy, sharers_of, training_memory
 from deltalab.spec.launcher import Device, Kind, LauncherSpec
 from deltalab.spec.study import Equivalence
 from deltalab.study import estimates
-from deltalab.study.design import generators
+from deltalab.study.design import comparison, generators
 from deltalab.study.ledger import CellRecord
 from deltalab.study.plan import Plan
 from deltalab.track.journal import State
@@ -63,7 +63,7 @@ def show_plan(console: Console, plan: Plan, launcher: LauncherSpec) -> None:
             _ids([*cell.trials.values()] or [t for seeds in cell.tuning.values() for t in seeds.values()], short),
         )
     console.print(table)
-    for line in [*generators(plan.study), *_totals(plan, launcher)]:
+    for line in [*generators(plan.study), *comparison(plan.study), *_totals(plan, launcher)]:
         console.print(line, highlight=False, soft_wrap=True)
     for warning in [*plan.warnings, *beyond_memory(plan, launcher)]:
         console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
@@ -77,6 +77,7 @@ def plan_json(plan: Plan, launcher: LauncherSpec) -> dict[str, Any]:
         "question": plan.study.question,
         "design": plan.study.design.value,
         "generators": generators(plan.study),
+        "within": plan.study.within,
         "seeds": plan.study.seeds,
         "cells": [
             {

@@ -82,7 +82,9 @@ class StudySpec:
     Attributes:
         name: folder of the study under runs/studies and MLflow experiment.
         question: the question in one sentence.
-        baseline: a level per factor; differences are measured from this cell.
+        baseline: a level per factor; differences are measured from this cell, and sizes matched to it.
+        within: factors within whose levels cells are compared: a cell's own baseline has the cell's levels of these
+            and the baseline's levels of all others. Which cells are run does not depend on it.
         factors: factor → level → overrides (dotted key → value) that the level sets.
         design: which combinations of levels are run.
         cells: for design ``list``, the combinations themselves (a level per factor).
@@ -116,6 +118,7 @@ class StudySpec:
     tolerance: float = 0.005
     metrics: dict[str, Goal] = field(default_factory=dict)
     exclude: list[Exclusion] = field(default_factory=list)
+    within: list[str] = field(default_factory=list)
     equivalence: Equivalence = Equivalence.share
     tune: TuneSpec | None = None
     source: str = COMMAND_LINE

@@ -15,6 +15,7 @@ overrides: {model: tiny, train.steps: 600}   # every cell
 match: parameters
 metrics: {eval/accuracy: max}
 exclude: [{when: {pattern: hybrid}, reason: known}]
+within: []                                   # factors within whose levels cells are compared, such as a task
 equivalence: share                           # cells that compute the same: run once; or assert: run all, hold equal
 tune:                                        # every cell gets its own best value, chosen on seeds of its own
   key: train.lr
@@ -50,7 +51,7 @@ from deltalab.spec.study import (
 E = TypeVar("E", bound=Enum)
 KEYS = (
     "name", "question", "baseline", "factors", "design", "cells", "resolution", "zip", "seeds", "overrides",
-    "match", "tolerance", "metrics", "exclude", "equivalence", "tune",
+    "match", "tolerance", "metrics", "exclude", "within", "equivalence", "tune",
 )  # fmt: skip
 TUNE_KEYS = ("key", "grid", "seeds", "metric", "goal")
 COMPANIONS = {"cells": Design.list, "resolution": Design.fractional_factorial}
@@ -184,6 +185,7 @@ class _Reader:
             tolerance=self.tolerance(),
             metrics={metric: self.goal(f"metrics.{metric}", goal) for metric, goal in metrics.items()},
             exclude=[self.exclusion(i, entry) for i, entry in enumerate(self.sequence("exclude", []))],
+            within=self.within(),
             equivalence=self.choice(Equivalence, "equivalence", Equivalence.share),
             source=self.source,
             changed=list(self.changed),
@@ -268,6 +270,21 @@ class _Reader:
                 self.refuse(key, group, f"factors with as many levels each (here {counts})")
             groups.append(group)
         return groups
+
+    def within(self) -> list[str]:
+        """Factors in the order of the study's, zipped ones all or none, and one at least left to compare."""
+        given = [text(factor) for factor in self.sequence("within", [])]
+        for i, factor in enumerate(given):
+            if factor not in self.factors:
+                self.refuse(f"within[{i}]", factor, "factors of this study: " + ", ".join(self.factors))
+        if len(set(given)) < len(given):
+            self.refuse("within", given, "every factor once")
+        if len(given) == len(self.factors):
+            self.refuse("within", given, f"fewer than all factors ({', '.join(self.factors)}), for some to compare")
+        for group in self.zipped:
+            if 0 < len(set(group) & set(given)) < len(group):
+                self.refuse("within", given, f"all or none of {', '.join(group)}, which zip varies together")
+        return [factor for factor in self.factors if factor in given]
 
     def levels(self, key: str, value: Any, partial: bool = False) -> dict[str, str]:
         """A level per factor (of some factors when ``partial``), in the factors' order, zipped ones in step."""

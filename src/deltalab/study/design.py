@@ -6,6 +6,7 @@ from itertools import chain, combinations, product
 from math import prod
 
 from deltalab.spec.study import Design, StudySpec
+from deltalab.wording import listed
 
 Levels = dict[str, str]
 
@@ -24,6 +25,16 @@ def cells_of(study: StudySpec) -> list[tuple[Levels, str | None]]:
 def cell_name(levels: Levels) -> str:
     """``variant=kda pattern=hybrid``."""
     return " ".join(f"{factor}={level}" for factor, level in levels.items())
+
+
+def comparison(study: StudySpec) -> list[str]:
+    """What cells are compared with, in a line for the plan where that is not the baseline alone:
+    ``compared within each task: with gates=tied of the same task``."""
+    if not study.within:
+        return []
+    against = cell_name({factor: level for factor, level in study.baseline.items() if factor not in study.within})
+    words = listed(study.within)
+    return [f"compared within each {words}: with {against} of the same {words}"]
 
 
 def generators(study: StudySpec) -> list[str]:

@@ -18,6 +18,7 @@ from deltalab.spec.study_file import text
 from deltalab.spec.trial import TrialSpec
 from deltalab.study import estimates
 from deltalab.study.asked import default_metrics, refuse_overrides, refuse_unknown_metrics
+from deltalab.study.blocks import blocks_of
 from deltalab.study.design import cell_name, cells_of
 from deltalab.study.equivalence import classes, equivalence_key
 from deltalab.study.estimates import Timing
@@ -157,6 +158,7 @@ class _Planner:
         known = {trial: self._known[trial] for trial in self._specs}
         timings = self._timings()
         warnings = mismatches(study, cells)
+        warnings += [block.lacks for block in blocks_of(cells, study.baseline, study.within) if block.lacks]
         return Plan(study=study, cells=cells, specs=self._specs, records=known, timings=timings, warnings=warnings)
 
     def _merged(self, levels: dict[str, str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from deltalab.track.book import Book
 from deltalab.track.journal import State
 from deltalab.track.palette import tints
 from deltalab.track.views import run_page, runs_page
-from deltalab.wording import level_label, many
+from deltalab.wording import level_label, listed, many
 
 REPORT = "report/report.html"
 """The report among the artifacts of the study's run."""
@@ -73,7 +73,7 @@ def colors(record: Mapping[str, Any]) -> dict[str, str]:
     baseline = record["study"].get("baseline")
     run = [cell for cell in record["cells"] if cell.get("excluded") is None and cell["levels"]]
     run.sort(key=lambda cell: cell["levels"] != baseline)
-    shades = tints(record["study"]["factors"], [cell["levels"] for cell in run])
+    shades = tints(record["study"]["factors"], [cell["levels"] for cell in run], record["study"].get("within") or [])
     return {cell["name"]: shade for cell, shade in zip(run, shades, strict=True)}
 
 
@@ -148,7 +148,10 @@ def study_note(record: Mapping[str, Any], book: Book) -> str:
     """Description of the experiment and of the study's own run, in Markdown."""
     study = record["study"]
     factors = "; ".join(f"{factor}: {', '.join(levels)}" for factor, levels in study["factors"].items())
-    baseline = ", ".join(f"{factor}={level}" for factor, level in (study.get("baseline") or {}).items())
+    within = study.get("within") or []
+    levels = {factor: level for factor, level in (study.get("baseline") or {}).items() if factor not in within}
+    baseline = ", ".join(f"{factor}={level}" for factor, level in levels.items())
+    baseline += f" of the same {listed(within)}" if within else ""
     run = [cell for cell in record["cells"] if cell.get("excluded") is None]
     return "\n\n".join(
         [

@@ -34,12 +34,18 @@ PALEST = 0.55
 """Share of white in the palest tint of a hue."""
 
 
-def coloured_factor(factors: Factors) -> str | None:
-    """The factor that colours tell: the one that chooses variants, else the first of at most two."""
+def coloured_factor(factors: Factors, within: Sequence[str] = ()) -> str | None:
+    """The factor that colours tell: the one that chooses variants, else the first of at most two that are compared.
+
+    Args:
+        factors: the study's.
+        within: those within whose levels it compares.
+    """
     for factor, levels in factors.items():
         if any(variant_of(factor, level, sets) for level, sets in levels.items()):
             return factor
-    return next(iter(factors), None) if len(factors) <= 2 else None
+    compared = [factor for factor in factors if factor not in within]
+    return next(iter(compared), None) if len(compared) <= 2 else None
 
 
 def level_slots(factors: Factors, factor: str) -> dict[str, Slot]:
@@ -71,14 +77,15 @@ def variant_of(factor: str, level: str, sets: Mapping[str, object]) -> str:
     return str(sets.get("variant") or (level if factor == "variant" else ""))
 
 
-def tints(factors: Factors, cells: Sequence[Mapping[str, str]]) -> list[str]:
+def tints(factors: Factors, cells: Sequence[Mapping[str, str]], within: Sequence[str] = ()) -> list[str]:
     """A colour for each cell where colour alone must tell cells apart: those of one hue differ in their share of white.
 
     Args:
         factors: the study's.
         cells: the levels of each cell, in the order that they are shown in.
+        within: see ``coloured_factor``.
     """
-    factor = coloured_factor(factors)
+    factor = coloured_factor(factors, within)
     slots = {} if factor is None else level_slots(factors, factor)
     hues = [place % len(HUES) if factor is None else slots[c[factor]][0] for place, c in enumerate(cells)]
     return [
