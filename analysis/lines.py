@@ -9,6 +9,7 @@ from analysis.canvas import PAPER, WIDTH, Picture, develop, room_for
 from analysis.collate import SLICE, Results
 from analysis.palette import looks
 from analysis.statistics import estimate
+from deltalab.study.ledger import CellRecord
 from deltalab.track.journal import State
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
     look = looks(results)
     legends = list(dict.fromkeys(style.legend for style in look.values()))
     step = min(0.05, 0.5 / len(legends))
-    figure, panels = _panels(results)
     by_slice = {name: results.last_values(name) for name in names}
-    for cell in results.cells:
+    told = [cell for cell in results.cells if any(one.get(cell.name) for one in by_slice.values())]
+    figure, panels = _panels(results, told)  # a task need not report what another does
+    for cell in told:
         style = look[cell.name]
         found = [estimate(list(by_slice[name].get(cell.name, {}).values())) for name in names]
         shift = (legends.index(style.legend) - (len(legends) - 1) / 2) * step
@@ -95,7 +97,7 @@ def curves_picture(results: Results, metric: str) -> Picture:
 
     look = looks(results)
     rows = results.curves[results.curves["metric"] == metric]
-    figure, panels = _panels(results)
+    figure, panels = _panels(results, results.cells)
     starts, ends = [], []
     for cell in results.cells:
         style, of_cell = look[cell.name], rows[rows["cell"] == cell.name]
@@ -144,11 +146,12 @@ def _band(rows: Any) -> tuple[list[float], list[float], list[float], list[float]
     return steps, mean, low, high
 
 
-def _panels(results: Results) -> "tuple[Figure, Panels]":
+def _panels(results: Results, cells: Sequence[CellRecord]) -> "tuple[Figure, Panels]":
     """Panels, three in a row at most, on the same scales unless cells of different panels are not compared."""
     from matplotlib.figure import Figure
 
-    facets = list(dict.fromkeys(look.facet for look in looks(results).values()))
+    look = looks(results)
+    facets = list(dict.fromkeys(look[cell.name].facet for cell in cells))
     columns = 2 if len(facets) == 4 else min(3, len(facets))
     rows = math.ceil(len(facets) / columns)
     figure = Figure(figsize=(WIDTH, 0.6 + 3.4 * rows), layout="constrained")
