@@ -17,11 +17,12 @@ from deltalab.spec.study import Goal
 from deltalab.track.palette import HUES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 160
-WIDTH = 9.0
-"""Inches."""
+WIDTH, PANEL = 9.0, 3.4
+"""Inches: of a picture, and the height of a row of panels."""
 PAPER, INK, AXIS, RULE, BAND = "#ffffff", "#1b1f24", "#888888", "#e4e4e4", "#f5f5f5"
 DARK = {
     **dict(zip(HUES, DARK_HUES, strict=True)),
@@ -87,6 +88,30 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         yield
+
+
+def panels(titles: Sequence[str], label: str, alone: float, around: float) -> "tuple[Figure, list[Axes]]":
+    """A figure with a panel for each title, two in a row at most, the values' label at each row's first.
+
+    Args:
+        titles: of the panels.
+        label: of the axis of values.
+        alone: height of the figure, in inches, where there is one panel.
+        around: what it takes besides the rows where there are several.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(WIDTH, alone if len(titles) == 1 else around + PANEL * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in grid[len(titles) :]:
+        spare.remove()
+    for axes, title in zip(grid, titles, strict=False):
+        axes.set_title(title)
+    for axes in grid[::columns]:
+        axes.set_ylabel(label)
+    return figure, list(grid[: len(titles)])
 
 
 def develop(figure: "Figure", name: str, title: str, caption: str) -> Picture:

@@ -101,7 +101,7 @@ class Results:
         """The cells that are compared with one another; a single block unless the study says ``within``."""
         return blocks_of(self.record.cells, self.baseline_levels, self.within)
 
-    @property
+    @cached_property
     def baselines(self) -> dict[str, str | None]:
         """Cell → the cell it is compared with (itself where it is one), None where that one is not run."""
         return {cell.name: block.baseline for block in self.blocks for cell in block.cells}
@@ -119,6 +119,16 @@ class Results:
     def alike(self) -> str:
         """`` of the same task``: what a cell shares with its baseline, in words; nothing in a single block."""
         return f" of the same {listed(self.within)}" if self.within else ""
+
+    @property
+    def reference(self) -> str:
+        """What sizes are compared with, in words."""
+        return "the study's baseline" if self.within else "the baseline"
+
+    @property
+    def theirs(self) -> str:
+        """What cells are compared with, in words."""
+        return "their baselines" if self.within else "the baseline"
 
     @property
     def excluded(self) -> list[CellRecord]:

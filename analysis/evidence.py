@@ -136,8 +136,7 @@ def margin_remark(results: Results, summaries: dict[str, Summary]) -> str:
         return ""
     same = [c for c in results.cells if (d := summary.differences.get(c.name)) and _same(d, summary.margin)]
     said = ", ".join(map(results.label, same)) or "none"
-    theirs = "their baselines" if results.within else "the baseline"
     return (
-        f"The same as {theirs} in {metric.name} within ±{summary.margin:g}: {said} (two one-sided paired t-tests, "
-        f"Holm-corrected p < {SIGNIFICANT})."
+        f"The same as {results.theirs} in {metric.name} within ±{summary.margin:g}: {said} (two one-sided "
+        f"paired t-tests, Holm-corrected p < {SIGNIFICANT})."
     )

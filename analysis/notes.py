@@ -151,8 +151,7 @@ def mismatch(results: Results, cell: CellRecord) -> str:
     tolerance = results.record.study.get("tolerance", 0.0)
     if abs(cell.mismatch) <= tolerance:
         return ""
-    reference = "the study's baseline" if results.within else "the baseline"
-    return f"{percent(cell.mismatch)} parameters from {reference}, more than the tolerance of {tolerance:.2%}"
+    return f"{percent(cell.mismatch)} parameters from {results.reference}, more than the tolerance of {tolerance:.2%}"
 
 
 BOLD = "Bold: the best mean"

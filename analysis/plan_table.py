@@ -29,9 +29,9 @@ def plan_table(results: Results) -> Table:
     columns = [
         Column(title=head, part="cell", right=left <= place < len(heads) - 1) for place, head in enumerate(heads)
     ]
-    reference = "the study's baseline" if results.within else "the baseline"
     remark = (
-        f"Off: parameters against the budget, or against {reference} where there is none. State and cache in floats."
+        f"Off: parameters against the budget, or against {results.reference} where there is none. "
+        "State and cache in floats."
     )
     common = results.record.study.get("overrides") or {}
     remarks = [remark] + ([f"Every cell: {_written(common)}."] if common else [])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from analysis.canvas import PAPER, WIDTH, Picture, develop
+from analysis.canvas import PAPER, Picture, develop, panels
 from analysis.collate import Results
 from analysis.notes import Notes, seeds_in_words
 from analysis.numbers import decimals, mean_and_half, number
@@ -226,20 +226,10 @@ def given_away(group: Group, goal: Goal) -> float:
 
 def rates_picture(found: Sensitivity) -> Picture:
     """A line per group over the rates, its best one ringed; a panel for each of what is compared alone."""
-    from matplotlib.figure import Figure
-
-    columns = min(2, len(found.panels))
-    rows = -(-len(found.panels) // columns)
-    figure = Figure(figsize=(WIDTH, 4.4 if rows == columns == 1 else 0.9 + 3.2 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (title, groups) in zip(grid, found.panels.items(), strict=False):
-        axes.set_title(title)
+    figure, grid = panels(list(found.panels), found.metric, alone=4.4, around=0.7)
+    for axes, groups in zip(grid, found.panels.values(), strict=True):
         _draw(axes, found, groups)
-    for spare in grid[len(found.panels) :]:
-        spare.remove()
-    for axes in grid[::columns]:
-        axes.set_ylabel(found.metric)
-    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    handles = {line.get_label(): line for axes in grid for line in axes.get_legend_handles_labels()[0]}
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=max(1, min(4, len(handles))))
     return develop(
         figure,

@@ -156,7 +156,7 @@ def _tested(results: Results, summaries: dict[str, Summary]) -> list[str]:
     """What the tests of the primary metric say."""
     metric = results.metrics[0].name
     summary = summaries[metric]
-    its, theirs = ("its", "their baselines") if results.within else ("the", "the baseline")
+    its = "its" if results.within else "the"
     if not summary.family:
         exact = any(found.estimate.exact for found in summary.differences.values())
         more = " whose differences are not all the same" if exact else ""
@@ -164,7 +164,7 @@ def _tested(results: Results, summaries: dict[str, Summary]) -> list[str]:
     clear = _named(results, summaries, [name for name, d in summary.differences.items() if d.holm < SIGNIFICANT])
     if clear:
         return [
-            f"{len(clear)} of {summary.family} tested cells differ from {theirs} in {metric} "
+            f"{len(clear)} of {summary.family} tested cells differ from {results.theirs} in {metric} "
             f"(Holm-corrected p < {SIGNIFICANT}): {', '.join(clear)}."
         ]
     pairs = max(found.estimate.n for found in summary.differences.values() if not math.isnan(found.p))
@@ -183,8 +183,7 @@ def _exact(results: Results, summaries: dict[str, Summary]) -> list[str]:
     if other:
         said.append(f"Untested, as the difference is the same in every paired seed: {', '.join(other)}.")
     if equal:
-        theirs = "their baselines" if results.within else "the baseline"
-        said.append(f"Equal to {theirs} in every paired seed: {', '.join(equal)}.")
+        said.append(f"Equal to {results.theirs} in every paired seed: {', '.join(equal)}.")
     return said
 
 

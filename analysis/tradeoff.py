@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from analysis.canvas import PAPER, PLAIN, WIDTH, Picture, axis_label, develop, room_for
+from analysis.canvas import PAPER, PLAIN, Picture, axis_label, develop, panels, room_for
 from analysis.collate import Metric, Results
 from analysis.palette import looks
 from analysis.statistics import Summary
@@ -97,21 +97,12 @@ def front(points: Mapping[str, tuple[float, float]], more: bool, goal: Goal) -> 
 
 def tradeoff_picture(results: Results, metric: Metric, summary: Summary, cost: Cost) -> Picture:
     """A panel per block, a point per cell with its interval; the front as a line, its cells named."""
-    from matplotlib.figure import Figure
-
     known = {name for name, found in summary.estimates.items() if found.n and cost.of.get(name, math.nan) > 0}
-    panels = [block for block in results.blocks if any(cell.name in known for cell in block.cells)]
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH, 5.0 if rows == columns == 1 else 0.6 + 3.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, block in zip(grid, panels, strict=False):
-        axes.set_title(cell_name(block.levels))
+    blocks = [block for block in results.blocks if any(cell.name in known for cell in block.cells)]
+    titles = [cell_name(block.levels) for block in blocks]
+    figure, grid = panels(titles, axis_label(metric), alone=5.0, around=0.6)
+    for axes, block in zip(grid, blocks, strict=True):
         _panel(results, axes, metric, summary, cost, [cell for cell in block.cells if cell.name in known])
-    for spare in grid[len(panels) :]:
-        spare.remove()
-    for axes in grid[::columns]:
-        axes.set_ylabel(axis_label(metric))
     _legend(results, figure)
     apart = " A panel, and a front, per " + listed(results.within) + "." if results.within else ""
     return develop(

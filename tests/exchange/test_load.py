@@ -27,11 +27,6 @@ from tests.train.runs import StopAt
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
-
-
-@pytest.fixture
 def spec(runs: Path) -> TrialSpec:
     return trained(runs, "data=recall")
 

@@ -78,9 +78,10 @@ class Trainer:
             run_dir, self.model, self.optimizer, spec.train.keep_checkpoints, self.journal.check, world
         )
         self._spikes = Spikes(device, position.get("spikes"))
-        if world.main:
+        if world.main:  # at once: checkpoints and every rank's suites are read with it
+            self.journal.check()
             self.task.save_tokenizer(run_dir)
-        world.meet()  # every rank's suites read it
+        world.meet()
         self.suites = TrialSuites(spec, run_dir, self.journal, world)
         rows, steps = world.rows(spec.train.batch_size), range(self.step, spec.train.steps)
         self._feed = Feed(self.task, spec.train.batch_size, rows, device, steps)
@@ -98,8 +99,6 @@ class Trainer:
             Diverged: the loss is NaN or over its bound.
         """
         with self.journal, self._feed, self._checkpoints:
-            if self.world.main:  # at once: checkpoints, too, are read with it
-                self.journal.check()
             self._meters.start(self.step)
             with self._profile:
                 finished = self._train(stop)
