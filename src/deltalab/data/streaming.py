@@ -8,6 +8,7 @@ so batches are the same for any number of ranks, workers or restarts: a process 
 windows the shards before have, and makes those that are gone. A shard's last token predicts nothing.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -28,7 +29,7 @@ from deltalab.data.manifest import DECIDING, PLAN, shard_folder, store_folder
 from deltalab.data.prepare import begin, begin_worker, make_shards, planned_pieces
 from deltalab.data.store import TokenStream
 from deltalab.data.text import TextTask, refuse_short, windows_of
-from deltalab.errors import ConfigError
+from deltalab.errors import ConfigError, DeltalabError
 from deltalab.spec.data import TextSpec, Tokenizer
 
 
@@ -195,8 +196,10 @@ def _plan_sha256(store: Path) -> str:
 
 
 def _make_in_process(spec: TextSpec, store: Path, number: int) -> None:
+    """What fails here fails again where the shard is read, and is told there."""
     begin_worker()
-    make_alone(spec, store, number)
+    with contextlib.suppress(DeltalabError, OSError):
+        make_alone(spec, store, number)
 
 
 @lru_cache(maxsize=4)
