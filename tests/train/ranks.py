@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[2]
 
 SUITES = ("eval.suites=['small samples=4']", "eval.suite_every=8")
 SHARED = ("variant.pattern=[mixer,swa]", "train.log_every=1", "eval.every=8", "eval.batch_size=2")
-WHOLE = trial("train.log_every=1", "train.accumulation=2", "variant.pattern=[mixer,swa]", "eval.every=8", *SUITES)
+PARTED = ("variant.pattern=[mixer,swa]", "train.log_every=1", "eval.every=8", *SUITES)
+WHOLE = trial(*PARTED, "train.accumulation=2")
+OTHER_SUMS = trial(*PARTED, "train.accumulation=4")
 LOUD = trial("train.lr=1e6", "train.clip=1e9")
 ODD = trial("train.batch_size=18", "train.accumulation=6")
 

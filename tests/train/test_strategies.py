@@ -118,14 +118,16 @@ def test_a_disk_that_fills_under_shares_leaves_the_trial_resumable(disk: Path) -
 def test_two_gpus_in_shares_train_as_one_does(tmp_path: Path) -> None:
     ranks = launch(tmp_path, "two", Device.cuda)
     assert [code for code, _ in ranks] == [0, 0], ranks
-    run_trial(under("auto"), tmp_path / "alone", Device.cuda)
-    assert_close(tmp_path / "two" / "fsdp", tmp_path / "alone")
-    assert_close(tmp_path / "two" / "blocks computed again", tmp_path / "alone")
+    alone, again = tmp_path / "alone", tmp_path / "again"
+    run_trial(under("auto"), alone, Device.cuda)
+    run_trial(under("auto", "train.micro_batch_size=1"), again, Device.cuda)
+    assert_close(tmp_path / "two" / "fsdp", alone, again)
+    assert_close(tmp_path / "two" / "blocks computed again", alone, again)
     run_trial(under("auto", "train.precision=bf16"), tmp_path / "alone in bf16", Device.cuda)
     losses, expected = (outcome(tmp_path / name)[1]["train/loss"] for name in ("two/bf16", "alone in bf16"))
     assert losses == pytest.approx(expected, rel=5e-3)
     assert run_trial(under("auto"), tmp_path / "two stopped", Device.cuda) is State.completed
-    assert_close(tmp_path / "two stopped", tmp_path / "alone")
+    assert_close(tmp_path / "two stopped", alone, again)
 
 
 def test_shares_that_do_not_divide_the_ranks_are_one_line() -> None:
