@@ -90,21 +90,25 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(titles: Sequence[str], label: str, alone: float, around: float) -> "tuple[Figure, list[Axes]]":
-    """A figure with a panel for each title, two in a row at most, the values' label at each row's first.
+def panels(
+    titles: Sequence[str], label: str, alone: float, around: float, across: int = 2, shared: bool = False
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with a panel for each title, the values' label at each row's first.
 
     Args:
         titles: of the panels.
         label: of the axis of values.
         alone: height of the figure, in inches, where there is one panel.
         around: what it takes besides the rows where there are several.
+        across: panels in a row at most.
+        shared: whether they have the same scales.
     """
     from matplotlib.figure import Figure
 
-    columns = min(2, len(titles))
+    columns = min(across, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(WIDTH, alone if len(titles) == 1 else around + PANEL * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flatten()
     for spare in grid[len(titles) :]:
         spare.remove()
     for axes, title in zip(grid, titles, strict=False):

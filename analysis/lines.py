@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.canvas import PAPER, WIDTH, Picture, develop, room_for
+from analysis.canvas import PAPER, Picture, develop, panels, room_for
 from analysis.collate import SLICE, Results
 from analysis.palette import looks
 from analysis.statistics import estimate
@@ -62,7 +62,7 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
     step = min(0.05, 0.5 / len(legends))
     by_slice = {name: results.last_values(name) for name in names}
     told = [cell for cell in results.cells if any(one.get(cell.name) for one in by_slice.values())]
-    figure, panels = _panels(results, told)  # a task need not report what another does
+    figure, grid = _panels(results, told)  # a task need not report what another does
     for cell in told:
         style = look[cell.name]
         found = [estimate(list(by_slice[name].get(cell.name, {}).values())) for name in names]
@@ -70,18 +70,18 @@ def slices_picture(results: Results, whole: str, names: list[str]) -> Picture:
         x = [place + shift for place in range(len(names))]
         halves = [0.0 if math.isnan(one.half) else one.half for one in found]
         means = [one.mean for one in found]
-        axes = panels[style.facet]
+        axes = grid[style.facet]
         axes.errorbar(x, means, halves, color=style.color, linewidth=1.1, fmt="none", alpha=0.5)
         inside = PAPER if style.hollow else style.color
         axes.plot(x, means, style.line, marker="o", markersize=5, color=style.color, markerfacecolor=inside)
     ticks = [name.removeprefix(f"{whole}/").replace("-", "–") for name in names]
-    crowded = len(names) * min(3, len(panels)) > MOST_TICKS
-    for axes in panels.values():
+    crowded = len(names) * min(3, len(grid)) > MOST_TICKS
+    for axes in grid.values():
         axes.set_xticks(range(len(names)), ticks, rotation=45 if crowded else 0)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_xlabel(of)
     values = [value for cells in by_slice.values() for seeds in cells.values() for value in seeds.values()]
-    _finish(results, figure, panels, whole, values)
+    _finish(results, figure, grid, whole, values)
     return develop(
         figure,
         "slices",
@@ -97,11 +97,11 @@ def curves_picture(results: Results, metric: str) -> Picture:
 
     look = looks(results)
     rows = results.curves[results.curves["metric"] == metric]
-    figure, panels = _panels(results, results.cells)
+    figure, grid = _panels(results, results.cells)
     starts, ends = [], []
     for cell in results.cells:
         style, of_cell = look[cell.name], rows[rows["cell"] == cell.name]
-        axes = panels[style.facet]
+        axes = grid[style.facet]
         for seed in _unfinished(of_cell):
             steps, mean, *_ = _band(seed)
             axes.plot(steps, mean, color=style.color, linewidth=0.9, alpha=0.75)
@@ -113,13 +113,13 @@ def curves_picture(results: Results, metric: str) -> Picture:
             axes.plot(steps, mean, style.line, color=style.color, linewidth=1.6)
             starts.append(mean[0])
             ends.append(mean[-1])
-    for axes in panels.values():
+    for axes in grid.values():
         axes.set_xlabel("step")
         if ends and 0 < sorted(ends)[len(ends) // 2] < VANISHED * max(starts) and min(ends) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(LogFormatter())
             axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
-    _finish(results, figure, panels, metric)
+    _finish(results, figure, grid, metric)
     return develop(
         figure,
         "curves",
@@ -148,29 +148,22 @@ def _band(rows: Any) -> tuple[list[float], list[float], list[float], list[float]
 
 def _panels(results: Results, cells: Sequence[CellRecord]) -> "tuple[Figure, Panels]":
     """Panels, three in a row at most, on the same scales unless cells of different panels are not compared."""
-    from matplotlib.figure import Figure
-
     look = looks(results)
     facets = list(dict.fromkeys(look[cell.name].facet for cell in cells))
-    columns = 2 if len(facets) == 4 else min(3, len(facets))
-    rows = math.ceil(len(facets) / columns)
-    figure = Figure(figsize=(WIDTH, 0.6 + 3.4 * rows), layout="constrained")
+    across = 2 if len(facets) == 4 else 3
     shared = not results.within  # values of another task are on another scale
-    grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flatten()
-    for axes, facet in zip(grid, facets, strict=False):
-        axes.set_title(facet)
+    figure, grid = panels(facets, "", alone=4.0, around=0.6, across=across, shared=shared)
+    for axes in grid:
         axes.tick_params(labelbottom=True)
-    for spare in grid[len(facets) :]:
-        spare.remove()
-    return figure, dict(zip(facets, grid, strict=False))
+    return figure, dict(zip(facets, grid, strict=True))
 
 
-def _finish(results: Results, figure: "Figure", panels: "Panels", label: str, values: Sequence[float] = ()) -> None:
+def _finish(results: Results, figure: "Figure", grid: "Panels", label: str, values: Sequence[float] = ()) -> None:
     """The axis' label, room for values, and one legend below."""
     from matplotlib.lines import Line2D
 
-    next(iter(panels.values())).set_ylabel(label)
-    for axes in panels.values() if values else ():
+    next(iter(grid.values())).set_ylabel(label)
+    for axes in grid.values() if values else ():
         axes.set_ylim(*room_for(values))
     styles = {look.legend: look for look in looks(results).values()}
     handles = [Line2D([], [], color=look.color, linestyle=look.line, linewidth=2) for look in styles.values()]

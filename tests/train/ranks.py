@@ -28,8 +28,8 @@ from tests.train.runs import StopAt, filling_at
 ROOT = Path(__file__).parents[2]
 
 SUITES = ("eval.suites=['small samples=4']", "eval.suite_every=8")
-SHARED = ("variant.pattern=[mixer,swa]", "train.log_every=1", "eval.every=8", "eval.batch_size=2")
-PARTED = ("variant.pattern=[mixer,swa]", "train.log_every=1", "eval.every=8", *SUITES)
+SHARED = ("variant.pattern=[mixer,swa]", "train.log_every=1", "eval.every=8")
+PARTED = (*SHARED, *SUITES)
 WHOLE = trial(*PARTED, "train.accumulation=2")
 OTHER_SUMS = trial(*PARTED, "train.accumulation=4")
 LOUD = trial("train.lr=1e6", "train.clip=1e9")
@@ -86,7 +86,7 @@ def several(folder: Path, device: Device, world: World) -> None:
 
 def under(strategy: str, *overrides: str) -> TrialSpec:
     """The trial that strategies are compared on: two sequences a pass, whatever the ranks."""
-    return trial(*SHARED, "train.micro_batch_size=2", f"train.strategy={strategy}", *overrides)
+    return trial(*SHARED, "eval.batch_size=2", "train.micro_batch_size=2", f"train.strategy={strategy}", *overrides)
 
 
 IN_FOUR = {"ddp": under("ddp"), "fsdp": under("fsdp"), "hsdp": under("hsdp", "train.shard_size=2")}

@@ -66,7 +66,8 @@ def apart(one: Path, other: Path) -> dict[str, float]:
     assert {name: points.keys() for name, points in metrics.items()} == {n: p.keys() for n, p in recorded.items()}
     found = {}
     for name, points in recorded.items():
-        values, wanted = torch.tensor([[*metrics[name].values()], [*points.values()]], dtype=torch.float64)
+        pairs = torch.tensor([(metrics[name][step], value) for step, value in points.items()], dtype=torch.float64)
+        values, wanted = pairs.unbind(1)
         if "accuracy" in name or "stderr" in name:
             unit = torch.full_like(wanted, 3.2e-2 if name.startswith("small/") else 4e-3)
         else:
