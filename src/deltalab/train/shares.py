@@ -29,15 +29,11 @@ class Writer:
     """
 
     def __init__(self, module: nn.Module, world: World) -> None:
-        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+        from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
         on_gpu = next(module.parameters()).is_cuda
         self._channel = world.channel()  # the thread's questions are not to come between the step loop's
-        self._stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=on_gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=on_gpu
-            )
-        )
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=on_gpu)  # pinned memory on a GPU
 
     def copier(self, state: dict[str, Tensor], folder: Path | None) -> Callable[[Path | None], None]:
         """Copies the state at once and begins to write it to a folder; what it returns waits for all ranks to be done.
