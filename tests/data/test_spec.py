@@ -9,6 +9,7 @@ from deltalab.spec.data import (
     DataSpec,
     NeedleSpec,
     RecallSpec,
+    RegistersSpec,
     SelectiveCopySpec,
     StateTrackingSpec,
     TextSpec,
@@ -39,6 +40,11 @@ from deltalab.spec.data import (
         (SelectiveCopySpec, {"copies": 0}, "data.copies"),
         (SelectiveCopySpec, {"copies": 33}, "data.train_length"),
         (SelectiveCopySpec, {"vocab": 3}, "data.vocab"),
+        (RegistersSpec, {"registers": 0}, "data.registers"),
+        (RegistersSpec, {"registers": 32}, "data.train_length"),
+        (RegistersSpec, {"values": 1}, "data.values"),
+        (RegistersSpec, {"resets": 1.0}, "data.resets"),
+        (RegistersSpec, {"resets": float("nan")}, "data.resets"),
         (NeedleSpec, {"needles": 0}, "data.needles"),
         (NeedleSpec, {"needles": 27}, "data.needles"),
         (NeedleSpec, {"digits": 0}, "data.digits"),
@@ -61,5 +67,6 @@ def test_vocabularies():
     assert StateTrackingSpec().vocab_size == 2
     assert RecallSpec(vocab=128).vocab_size == 128
     assert SelectiveCopySpec(vocab=32).vocab_size == 32
+    assert RegistersSpec(registers=2, values=4).vocab_size == 2 + 4 + 6
     assert TextSpec().vocab_size == NeedleSpec().vocab_size == 257
     assert TextSpec(tokenizer=Tokenizer.bpe, bpe_vocab=1024).vocab_size == 1024

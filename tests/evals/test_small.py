@@ -10,7 +10,15 @@ from deltalab.errors import ConfigError
 from deltalab.evals.small import small_units
 from deltalab.model.init import initialise
 from deltalab.model.language_model import LanguageModel
-from deltalab.spec.data import DataSpec, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import (
+    DataSpec,
+    NeedleSpec,
+    RecallSpec,
+    RegistersSpec,
+    SelectiveCopySpec,
+    StateTrackingSpec,
+    TextSpec,
+)
 from deltalab.spec.data import Tokenizer as Kind
 from deltalab.spec.expressible import SMALL, small_tasks
 from deltalab.spec.groups import Group
@@ -39,6 +47,7 @@ def drawn(data: DataSpec, *task: str, lengths: Sequence[int] = ()) -> dict[str, 
         (StateTrackingSpec(group=Group.S5), ("s5",)),
         (StateTrackingSpec(generators=[[1, 0]]), ("group",)),
         (SelectiveCopySpec(), ("selective_copy",)),
+        (RegistersSpec(), ("registers",)),
         (NeedleSpec(), ("needle",)),
         (TextSpec(), ("needle",)),
         (TextSpec(tokenizer=Kind.bpe), ()),

@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalab.spec.data import LOCATING, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import (
+    LOCATING,
+    NeedleSpec,
+    RecallSpec,
+    RegistersSpec,
+    SelectiveCopySpec,
+    StateTrackingSpec,
+    TextSpec,
+)
 from deltalab.spec.launcher import Device
 from deltalab.spec.model import BUDGETING
 from deltalab.spec.train import PLACING
@@ -203,6 +211,8 @@ RECALL = ("data=recall", "data.train_length=64", "data.test_length=64")
 DIFFERENT_RECALL = ["data.pairs=4", "data.overwrites=2", "data.distractors=1", "data.vocab=32", "data.gap_power=1"]
 COPY = ("data=selective_copy", "data.train_length=64", "data.test_length=64")
 DIFFERENT_COPY = ["data.copies=4", "data.vocab=12"]
+REGISTERS = ("data=registers", "data.train_length=64", "data.test_length=64")
+DIFFERENT_REGISTERS = ["data.registers=3", "data.values=5", "data.resets=0.5"]
 NEEDLE = ("data=needle", "data.train_length=64", "data.test_length=64")
 DIFFERENT_NEEDLE = ["data.needles=2", "data.digits=3"]
 DIFFERENT_MAMBA2 = [
@@ -240,6 +250,7 @@ def test_the_shape_of_a_forward_pass_is_taken_to_matter() -> None:
     ("task", "change"),
     [(RECALL, change) for change in DIFFERENT_RECALL]
     + [(COPY, change) for change in DIFFERENT_COPY]
+    + [(REGISTERS, change) for change in DIFFERENT_REGISTERS]
     + [(NEEDLE, change) for change in DIFFERENT_NEEDLE],
 )
 def test_a_field_of_a_drawn_task_changes_key_and_numbers(task: tuple[str, ...], change: str, train: Train) -> None:
@@ -265,7 +276,8 @@ def test_the_vocabulary_of_bpe_counts_with_bpe_only(
 def test_every_field_of_a_trial_is_tried_above() -> None:
     spec = small()
     nodes = [(name, getattr(spec, name)) for name in ("variant", "model", "train", "eval")]
-    nodes += [("data", kind) for kind in (StateTrackingSpec, RecallSpec, SelectiveCopySpec, NeedleSpec, TextSpec)]
+    kinds = (StateTrackingSpec, RecallSpec, SelectiveCopySpec, RegistersSpec, NeedleSpec, TextSpec)
+    nodes += [("data", kind) for kind in kinds]
     fields = {f"{name}.{field.name}" for name, node in nodes for field in dataclasses.fields(node)} | {"seed"}
     tried = {
         change.split("=")[0]
@@ -273,6 +285,7 @@ def test_every_field_of_a_trial_is_tried_above() -> None:
             *DIFFERENT,
             *DIFFERENT_RECALL,
             *DIFFERENT_COPY,
+            *DIFFERENT_REGISTERS,
             *DIFFERENT_NEEDLE,
             *DIFFERENT_MAMBA2,
             *DIFFERENT_MAMBA3,

@@ -8,7 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deltalab.spec.data import DataSpec, NeedleSpec, RecallSpec, SelectiveCopySpec, StateTrackingSpec, TextSpec
+from deltalab.spec.data import (
+    DataSpec,
+    NeedleSpec,
+    RecallSpec,
+    RegistersSpec,
+    SelectiveCopySpec,
+    StateTrackingSpec,
+    TextSpec,
+)
 
 IGNORE = -100
 """Target of a position that is not scored."""
@@ -96,6 +104,10 @@ def make_task(spec: DataSpec, seed: int) -> Task:
         from deltalab.data.selective_copy import SelectiveCopy
 
         return SelectiveCopy(spec, seed)
+    if isinstance(spec, RegistersSpec):
+        from deltalab.data.registers import Registers
+
+        return Registers(spec, seed)
     if isinstance(spec, NeedleSpec):
         from deltalab.data.needle import Needle
 

@@ -1,8 +1,9 @@
 """The small suite: the drawn tasks that a trial's vocabulary expresses, longer and fuller than it was trained on.
 
 A trial on recall is asked for recall with every key bound once, with overwritten keys and among distractors, with its
-own, twice and four times as many pairs; a trial on a group for its word problem; on selective copying and needles for
-those; on bytes of text for needles. Lengths are the training length, its double and its fourfold unless given.
+own, twice and four times as many pairs; a trial on a group for its word problem; on selective copying, registers and
+needles for those; on bytes of text for needles. Lengths are the training length, its double and its fourfold unless
+given.
 """
 
 import contextlib

@@ -196,6 +196,45 @@ class SelectiveCopySpec(DataSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegistersSpec(DataSpec):
+    """Numbers under names: statements set a register or change it by a difference; changes are scored.
+
+    Attributes:
+        registers: names, each set once before anything changes.
+        values: numbers a register can hold, 0 to ``values`` - 1.
+        resets: share of the later statements that set a register instead of changing it.
+    """
+
+    registers: int = 4
+    values: int = 8
+    resets: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.registers < 1:
+            raise ConfigError("data.registers", self.registers, "a whole number from 1")
+        _check_lengths(self, 2 * self.registers + 2, "2·registers + 2")
+        if self.values < 2:
+            raise ConfigError("data.values", self.values, "a whole number from 2")
+        if not 0 <= self.resets < 1:
+            raise ConfigError("data.resets", self.resets, "a number from 0 and below 1")
+
+    @property
+    def vocab_size(self) -> int:
+        """A token for each register, each number and each difference between two numbers."""
+        return self.registers + self.values + 2 * (self.values - 1)
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """Changes by how many their register has seen since it was set, e.g. ``changes/1-4``."""
+        return tuple(f"changes/{range_name(*r)}" for r in self.change_ranges(self.test_length))
+
+    def change_ranges(self, length: int) -> Ranges:
+        """Changes 1 to as many as ``length`` tokens have room for, each range reaching twice as far: 1-4, 5-8, …"""
+        return doubling_ranges(length // 2 - self.registers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeedleSpec(DataSpec):
     """A needle in noise, byte by byte: a number that a letter was given somewhere among random bytes.
 

@@ -6,6 +6,7 @@ from deltalab.spec.data import (
     Group,
     NeedleSpec,
     RecallSpec,
+    RegistersSpec,
     SelectiveCopySpec,
     StateTrackingSpec,
     TextSpec,
@@ -16,7 +17,14 @@ from deltalab.spec.suite import Suite, SuiteSpec
 GROUPS = {Group.Z2: "parity"}
 """Groups whose word problem has a name of its own."""
 MQAR = ("mqar", "mqar_overwrite", "mqar_distractors")
-SMALL = (*MQAR, "selective_copy", "needle", *(GROUPS.get(group, group.value.lower()) for group in Group), "group")
+SMALL = (
+    *MQAR,
+    "selective_copy",
+    "registers",
+    "needle",
+    *(GROUPS.get(group, group.value.lower()) for group in Group),
+    "group",
+)
 """Every task of the small suite; ``group`` is one given by generators."""
 
 
@@ -50,6 +58,8 @@ def small_tasks(data: DataSpec) -> tuple[str, ...]:
         return (named if data.generators is None else "group",)
     if isinstance(data, SelectiveCopySpec):
         return ("selective_copy",)
+    if isinstance(data, RegistersSpec):
+        return ("registers",)
     if isinstance(data, NeedleSpec) or (isinstance(data, TextSpec) and data.tokenizer is Tokenizer.bytes):
         return ("needle",)
     return ()

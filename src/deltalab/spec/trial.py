@@ -15,6 +15,7 @@ from deltalab.spec.data import (
     DataSpec,
     NeedleSpec,
     RecallSpec,
+    RegistersSpec,
     SelectiveCopySpec,
     StateTrackingSpec,
     TextSpec,
@@ -32,6 +33,7 @@ DATA_SPECS: dict[str, type[DataSpec]] = {
     "state_tracking": StateTrackingSpec,
     "recall": RecallSpec,
     "selective_copy": SelectiveCopySpec,
+    "registers": RegistersSpec,
     "needle": NeedleSpec,
     "text": TextSpec,
 }
