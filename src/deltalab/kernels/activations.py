@@ -1,4 +1,4 @@
-"""What makes a recurrence's inputs of raw projections, in plain torch; the Triton kernels have the same inside.
+"""What makes a recurrence's inputs of raw projections, in plain torch; triton/activate.py has the same.
 
 q, k = L2 norms;    g = −exp(a) ⊙ softplus(f + δ) in fp32;    b = r σ(b̂);    w = σ(ŵ)
 """

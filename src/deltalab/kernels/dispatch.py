@@ -43,8 +43,8 @@ def gated_delta_rule(
 ) -> Result:
     """Run the form named, or the fastest there is; arguments and results as ``reference.gated_delta_rule``.
 
-    Inputs may come raw: ``triton`` activates them inside its kernels and keeps nothing of it, the other forms take what
-    ``activations`` makes of them.
+    Inputs may come raw: ``triton`` activates them by kernels of its own and keeps nothing of it, the other forms take
+    what ``activations`` makes of them.
 
     Args:
         normalize: divide q and k by their L2 norms first.

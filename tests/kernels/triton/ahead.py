@@ -6,6 +6,7 @@ reads calls (the arguments of ``call``, or of what "of" names in ``FORMS``) and 
 line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout.
 """
 
+import contextlib
 import json
 import re
 import subprocess
@@ -20,10 +21,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from deltalab.kernels.triton import decode, passes, plan, short_conv
+from deltalab.kernels.triton import activate, decode, passes, plan, short_conv
 from deltalab.kernels.triton.api import gated_delta_rule
 
-KERNELS = ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients")
+KERNELS = {
+    activate: ("activation", "activation_gradients"),
+    passes: ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients"),
+}
 PROCESSORS = 132
 TYPES = {
     torch.bfloat16: "*bf16",
@@ -45,26 +49,28 @@ class Recorder:
         return lambda *args, **options: self._launches.append((self._kernel, args, options))
 
 
-def call(dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int], **options: Any) -> list[Any]:
-    """The launches of a forward and a backward pass; kinds are those of g, b, w: 0 none, 1 a head, 2 a channel."""
+def call(dtype: str, shape: tuple[int, ...], kinds: tuple[int, int, int]) -> list[Any]:
+    """The launches of a forward and a backward pass of raw inputs; kinds are those of g, b, w: 0 none, 1 a head, 2 a
+    channel."""
     batch, time, heads, group, width, values = shape
     kind = getattr(torch, dtype)
 
-    def gate(which: int, heads: int, width: int, dtype: torch.dtype) -> torch.Tensor | None:
+    def gate(which: int, heads: int, width: int) -> torch.Tensor | None:
         full = (batch, time, heads, width)
-        return None if not which else torch.zeros(full[: which + 2], dtype=dtype, requires_grad=True)
+        return None if not which else torch.zeros(full[: which + 2], dtype=kind, requires_grad=True)
 
     q, k = (torch.zeros(batch, time, heads, width, dtype=kind, requires_grad=True) for _ in range(2))
     v = torch.zeros(batch, time, heads * group, values, dtype=kind, requires_grad=True)
-    g, b = gate(kinds[0], heads, width, torch.float32), gate(kinds[1], heads, width, kind)
-    w = gate(kinds[2], heads * group, values, kind)
-    if options.pop("activate", False):
-        options |= {"normalize": True, "erase_range": 1.0 if kinds[1] else 0.0, "write_sigmoid": kinds[2] > 0}
-        if kinds[0]:
-            options["decay"] = (torch.zeros(heads), torch.zeros(heads, width)[:, 0 if kinds[0] == 1 else slice(None)])
+    g, b = gate(kinds[0], heads, width), gate(kinds[1], heads, width)
+    w = gate(kinds[2], heads * group, values)
+    raw = {"normalize": True, "erase_range": 1.0 if kinds[1] else 0.0, "write_sigmoid": kinds[2] > 0}
+    decay = None if g is None else (torch.zeros(heads), torch.zeros(g.shape[2:]))
     launches: list[Any] = []
-    with mock.patch.multiple(passes, **{name: Recorder(getattr(passes, name), launches) for name in KERNELS}):
-        o, _ = gated_delta_rule(q, k, v, g, b, w, **options)
+    with contextlib.ExitStack() as patched:
+        for module, names in KERNELS.items():
+            recorders = {name: Recorder(getattr(module, name), launches) for name in names}
+            patched.enter_context(mock.patch.multiple(module, **recorders))
+        o, _ = gated_delta_rule(q, k, v, g, b, w, decay=decay, **raw)
         o.sum().backward()
     return launches
 

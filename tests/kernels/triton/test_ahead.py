@@ -15,15 +15,15 @@ pytestmark = pytest.mark.ahead
 REGISTERS = 255
 SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (80, "bfloat16"): 4096}
 """Bytes of local memory per thread that a kernel of the usual path may take; fp32 and sm_80 are there to work."""
-MORE_SPILLS = {"gated_delta_net, activated": 800}
-"""The same for calls that take more: with one decay a head, the key gradients run in 4 warps and spill 688 bytes."""
+ACTIVATING = 80
+"""Registers of the kernels that activate: a processor has 24 warps of them, which do little but read and write."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
 ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
 CALLS: dict[str, dict[str, Any]] = {
     "gated_delta_net_2": {"dtype": "bfloat16", **ONE},
-    "gated_delta_net, activated": {"dtype": "bfloat16", **ONE, "kinds": [1, 1, 1], "activate": True},
+    "gated_delta_net": {"dtype": "bfloat16", **ONE, "kinds": [1, 1, 1]},
     "linear attention": {"dtype": "bfloat16", **ONE, "kinds": [0, 0, 0]},
-    "heads of 64": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 64, 64], "kinds": [2, 2, 2]},
+    "heads of 64": {"dtype": "bfloat16", "shape": [1, 256, 1, 2, 64, 64], "kinds": [2, 2, 2]},
     "heads of 256": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 256, 256], "kinds": [1, 2, 0]},
     "fp32": {"dtype": "float32", **ONE},
 }
@@ -63,11 +63,13 @@ def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any
 def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
     found, dtype = compiled(capability, [CALLS[name]]), CALLS[name]["dtype"]
     assert {one["kernel"] for one in found} == {
+        "activation",
         "prologue",
         "state_forward",
         "state_backward",
         "value_gradients",
         "key_gradients",
+        "activation_gradients",
     }
     for one in found:
         assert one["registers"] <= REGISTERS, one
@@ -76,8 +78,11 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
             # A product whose result enters another one is laid over more warps than it has rows: of a block of 64
             # key channels its results were then wrong on an H100 (Triton 3.6). No such product may stand there.
             assert one["rows"] <= 64, one
-        if not one["steep"]:
-            assert one["stack"] <= MORE_SPILLS.get(name, SPILLS[capability, dtype]), one
+        if one["kernel"].startswith("activation"):
+            assert one["registers"] <= ACTIVATING, one
+            assert one["stack"] == 0, one
+        elif not one["steep"]:
+            assert one["stack"] <= SPILLS[capability, dtype], one
 
 
 @pytest.mark.parametrize(("calls", "kernels"), [(STEPS, 1), (CONVOLUTIONS, 2)], ids=["steps", "convolutions"])

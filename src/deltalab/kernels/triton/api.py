@@ -53,7 +53,7 @@ def gated_delta_rule(
     inputs = [None if x is None else x.contiguous() for x in given]
     save = torch.is_grad_enabled() and not recompute and any(x is not None and x.requires_grad for x in inputs)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    options = (scale, normalize, float(erase_range), float(write_sigmoid), output_final_state, save)
+    options = (scale, normalize, float(erase_range), write_sigmoid, output_final_state, save)
     run = ops.forward if torch.compiler.is_compiling() else ops.EagerGatedDeltaRule.apply
     o, state, *_ = run(*inputs, cu_seqlens, *options)
     return o.to(v.dtype), state if output_final_state else None

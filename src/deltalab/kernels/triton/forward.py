@@ -8,7 +8,7 @@ Where a backward follows, S at the start of every chunk and R are kept.
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.inputs import gate, load_rows, load_scalars, state_block, store_rows
+from deltalab.kernels.triton.inputs import load_rows, load_scalars, state_block, store_rows
 from deltalab.kernels.triton.parts import dot
 
 
@@ -44,13 +44,13 @@ def scaled(x, scales, ROWS: tl.constexpr):
 
 @triton.jit
 def load_values(v, w, tokens, real, head, HV: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, first,
-                WRITE: tl.constexpr, SIGMOID: tl.constexpr):  # fmt: skip
+                WRITE: tl.constexpr):  # fmt: skip
     """v and the write gate [C, BV] (or [C, 1]) in fp32."""
     v_ = load_rows(v, tokens, real, head, HV, V, BV, first)
     if WRITE == 2:
-        w_ = gate(load_rows(w, tokens, real, head, HV, V, BV, first), SIGMOID)
+        w_ = load_rows(w, tokens, real, head, HV, V, BV, first)
     elif WRITE == 1:
-        w_ = gate(load_scalars(w, tokens, real, head, HV), SIGMOID)[:, None]
+        w_ = load_scalars(w, tokens, real, head, HV)[:, None]
     else:
         w_ = tl.full([tokens.shape[0], 1], 1.0, tl.float32)
     return v_, w_
@@ -71,7 +71,7 @@ def state_forward(
     q, k, v, w, factors, T, P, end, initial, sequences, tiles, o, states, R, final,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr,
     GIVEN: tl.constexpr, FINAL: tl.constexpr, SAVE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
@@ -95,7 +95,7 @@ def state_forward(
         S_ = S.to(OP)
         if SAVE:
             tl.store(states + (chunk * HV + head) * K * V + own, S.to(states.dtype.element_ty), mask=inside)
-        v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE, SIGMOID)
+        v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
         X = v_ * w_
         if ERASE > 0:
             E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)

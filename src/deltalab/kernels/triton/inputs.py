@@ -1,4 +1,4 @@
-"""Device functions that read a chunk's inputs, with norm and gate activations applied where the call asks for it.
+"""Device functions that read the rows of a chunk's tokens, and write them.
 
 Masks: ``real`` are the tokens within the sequence, the others read as zero and do nothing.
 """
@@ -6,7 +6,7 @@ Masks: ``real`` are the tokens within the sequence, the others read as zero and 
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.parts import LOG2E, NORM_EPS, sigmoid, softplus
+from deltalab.kernels.triton.parts import LOG2E
 
 
 @triton.jit
@@ -61,86 +61,32 @@ def state_block(sequences, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, B
 
 
 @triton.jit
-def norms(q, k, tokens, real, head, H: tl.constexpr, K: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-          NORM: tl.constexpr):  # fmt: skip
-    """1 / |q| and 1 / |k| of each row [C], or ones."""
-    qq = tl.zeros([tokens.shape[0]], tl.float32)
-    kk = tl.zeros([tokens.shape[0]], tl.float32)
-    if NORM:
-        for first in range(0, BK, KB):
-            q_ = load_rows(q, tokens, real, head, H, K, KB, first)
-            k_ = load_rows(k, tokens, real, head, H, K, KB, first)
-            qq += tl.sum(q_ * q_, 1)
-            kk += tl.sum(k_ * k_, 1)
-        return tl.rsqrt(qq + NORM_EPS), tl.rsqrt(kk + NORM_EPS)
-    return qq + 1.0, kk + 1.0
-
-
-@triton.jit
-def log_decay(raw, rate, real, SOFTPLUS: tl.constexpr):
-    """Log-decay to base 2: raw itself, or −rate · softplus(raw), zero where nothing is real."""
-    if SOFTPLUS:
-        return tl.where(real, -rate * LOG2E * softplus(raw), 0.0)
-    return raw * LOG2E
-
-
-@triton.jit
-def gate(raw, RANGE: tl.constexpr):
-    """RANGE · sigmoid(raw), or raw where RANGE is 0."""
-    if RANGE == 0:
-        return raw
-    return RANGE * sigmoid(raw)
-
-
-@triton.jit
-def gate_grad(grad, value, RANGE: tl.constexpr):
-    """The cotangent of a gate's raw value from that of its value."""
-    if RANGE == 0:
-        return grad
-    return grad * value * (1.0 - value / RANGE)
-
-
-@triton.jit
 def load_erase(b, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
-               ERASE: tl.constexpr, RANGE: tl.constexpr):  # fmt: skip
+               ERASE: tl.constexpr):  # fmt: skip
     """The erase gate of a block of channels, [C, KB] or [C, 1]; zero without one."""
     if ERASE == 2:
-        return gate(load_rows(b, tokens, real, head, H, K, KB, first), RANGE)
+        return load_rows(b, tokens, real, head, H, K, KB, first)
     elif ERASE == 1:  # noqa: RET505, Triton needs one branch
-        return gate(load_scalars(b, tokens, real, head, H), RANGE)[:, None]
+        return load_scalars(b, tokens, real, head, H)[:, None]
     else:
         return tl.zeros([tokens.shape[0], 1], tl.float32)
 
 
 @triton.jit
-def load_channel_decay(g, a, delta, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
-                       SOFTPLUS: tl.constexpr):  # fmt: skip
-    """Log-decay to base 2 of a block of channels [C, KB]; of its activation the rate exp a and raw + δ."""
-    channels = first + tl.arange(0, KB)
-    raw = load_rows(g, tokens, real, head, H, K, KB, first)
-    rate = 1.0
-    if SOFTPLUS:
-        rate = tl.exp(tl.load(a + head).to(tl.float32))
-        raw += tl.load(delta + head * K + channels, mask=channels < K, other=0.0).to(tl.float32)[None, :]
-    return log_decay(raw, rate, real[:, None] & (channels < K)[None, :], SOFTPLUS), rate, raw
+def load_channel_decay(g, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first):
+    """Log-decay to base 2 of a block of channels [C, KB]."""
+    return load_rows(g, tokens, real, head, H, K, KB, first) * LOG2E
 
 
 @triton.jit
-def head_decay(g, a, delta, tokens, real, head, H: tl.constexpr, C: tl.constexpr, DECAY: tl.constexpr,
-               SOFTPLUS: tl.constexpr):  # fmt: skip
-    """Of a decay of one value per head: γ, γ_C/γ, G [C], G_C, log-decay, rate exp a, raw + δ. Else ones, zeros."""
-    raw = tl.zeros([C], tl.float32)
-    rate = 1.0
-    decay = raw
+def head_decay(g, tokens, real, head, H: tl.constexpr, C: tl.constexpr, DECAY: tl.constexpr):
+    """Of a decay of one value per head, to base 2: γ, γ_C/γ, G [C] and G_C. Else ones and zeros."""
+    decay = tl.zeros([C], tl.float32)
     if DECAY == 1:
-        raw = load_scalars(g, tokens, real, head, H)
-        if SOFTPLUS:
-            rate = tl.exp(tl.load(a + head).to(tl.float32))
-            raw += tl.load(delta + head).to(tl.float32)
-        decay = log_decay(raw, rate, real, SOFTPLUS)
+        decay = load_scalars(g, tokens, real, head, H) * LOG2E
     G = tl.cumsum(decay, 0)
     last = tl.sum(decay, 0)
-    return tl.exp2(G), tl.exp2(last - G), G, last, decay, rate, raw
+    return tl.exp2(G), tl.exp2(last - G), G, last
 
 
 @triton.jit

@@ -15,25 +15,19 @@ import triton.language as tl
 
 from deltalab.kernels.triton.inputs import (
     chunk_of,
-    gate,
-    gate_grad,
     head_decay,
     load_channel_decay,
     load_erase,
     load_rows,
-    load_scalars,
-    norms,
     store_rows,
 )
 from deltalab.kernels.triton.parts import (
     GROUP,
-    LOG2E,
     any_steep,
     dot,
     first_level,
     level_factors,
     levels,
-    sigmoid,
     sums_before,
 )
 
@@ -94,66 +88,23 @@ def state_gradients(
 
 
 @triton.jit
-def channel_decay_grads(
-    g, a, delta, dg, ddelta, grad, tokens, real, head, tile, first,
-    H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, SOFTPLUS: tl.constexpr,
-):  # fmt: skip
-    """From the cotangent of a block of channels' decay store dg and ddelta; return its part of da."""
-    turned = 0.0
-    if SOFTPLUS:
-        channels = first + tl.arange(0, KB)
-        decay, rate, raw = load_channel_decay(g, a, delta, tokens, real, head, H, K, KB, first, SOFTPLUS)
-        grad = tl.where(real[:, None], grad, 0.0)
-        turned = tl.sum(tl.sum(grad * decay, 1), 0) / LOG2E
-        grad *= -rate * sigmoid(raw)
-        tl.store(ddelta + tile * K + channels, tl.sum(grad, 0), mask=channels < K)
-    store_rows(dg, grad, tokens, real, head, H, K, KB, first)
-    return turned
-
-
-@triton.jit
-def head_decay_grads(
-    decay, rate, raw, last, dg, da, ddelta, around, passing, kept, tokens, real, head, tile,
-    H: tl.constexpr, C: tl.constexpr, SOFTPLUS: tl.constexpr,
-):  # fmt: skip
-    """The same for a decay of one value per head, from sums over all channels: [C], [C] and a number."""
-    rows = tl.arange(0, C)
-    grad = tl.sum(tl.where(rows[:, None] > rows[None, :], passing[None, :], around[None, :]), 1) + tl.exp2(last) * kept
-    if SOFTPLUS:
-        grad = tl.where(real, grad, 0.0)
-        tl.store(da + tile, tl.sum(grad * decay, 0) / LOG2E)
-        grad *= -rate * sigmoid(raw)
-        tl.store(ddelta + tile, tl.sum(grad, 0))
-    tl.store(dg + tokens * H + head, grad.to(dg.dtype.element_ty), mask=real)
-
-
-@triton.jit
-def divide_norm(grad, x, scale, along, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first):
-    """Turn the stored cotangent of normed rows, which has the product ``along`` with them, into that of the rows."""
-    d = load_rows(grad, tokens, real, head, H, K, KB, first)
-    x_ = load_rows(x, tokens, real, head, H, K, KB, first) * scale[:, None]
-    store_rows(grad, scale[:, None] * (d - x_ * along[:, None]), tokens, real, head, H, K, KB, first)
-
-
-@triton.jit
 def key_block(
-    q, k, g, b, a, delta, do, dX, R, states, D, square, dq, dk, dg, db, ddelta,
-    gamma, tail, q_scale, k_scale, own, scale, tokens, real, head, tile, chunk, first,
+    q, k, g, b, do, dX, R, states, D, square, dq, dk, dg, db, gamma, tail, own, scale, tokens, real, head, chunk, first,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, RANGE: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of channels: its gradients stored; what it adds to those of one value per head: Σ k ⊙ e, the pairs' and
-    the passing part of dg [C], Σ S ⊙ D and its part of da; and its products with q and k that a norm asks for [C]."""
-    k_ = load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
-    q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
-    b_ = load_erase(b, tokens, real, head, H, K, KB, first, ERASE, RANGE)
+    the passing part of dg [C], and Σ S ⊙ D."""
+    k_ = load_rows(k, tokens, real, head, H, K, KB, first)
+    q_ = load_rows(q, tokens, real, head, H, K, KB, first)
+    b_ = load_erase(b, tokens, real, head, H, K, KB, first, ERASE)
     dP = tl.load(square)
     dA = dP
     if ERASE > 0:
         dA = tl.load(square + C * C)
     if DECAY == 2:
-        decay, _, _ = load_channel_decay(g, a, delta, tokens, real, head, H, K, KB, first, SOFTPLUS)
+        decay = load_channel_decay(g, tokens, real, head, H, K, KB, first)
         G = tl.cumsum(decay, 0)
         last = tl.sum(decay, 0)
     dQ, dE, dK, kept = state_gradients(
@@ -186,7 +137,7 @@ def key_block(
             pair_e = dot(dA, (k_ * down).to(OP), PRECISION)
         e = up * pair_e - up * lead * dE
         if ERASE == 2:
-            store_rows(db, gate_grad(k_ * e, b_, RANGE), tokens, real, head, H, K, KB, first)
+            store_rows(db, k_ * e, tokens, real, head, H, K, KB, first)
         else:
             erased = tl.sum(k_ * e, 1)
         e *= b_
@@ -198,7 +149,6 @@ def key_block(
     around += q_ * dq_
     dq_ += own * k_
     store_rows(dq, dq_, tokens, real, head, H, K, KB, first)
-    q_along = tl.sum(q_ * dq_, 1)
     if not STEEP:
         kc = down * dot(tl.trans(dP), (q_ * (scale * up)).to(OP), PRECISION)
         if ERASE > 0:
@@ -208,80 +158,56 @@ def key_block(
     kt = down * trail * dK
     dk_ += kt
     store_rows(dk, dk_, tokens, real, head, H, K, KB, first)
-    k_along = tl.sum(k_ * dk_, 1)
-    turned = 0.0
     around_head = tl.zeros([C], tl.float32)
     passing_head = around_head
     if DECAY == 2:
         grad = tl.cumsum(around, 0, reverse=True) + sums_before(k_ * kt, C, KB) + kept[None, :]
-        turned += channel_decay_grads(
-            g, a, delta, dg, ddelta, grad, tokens, real, head, tile, first, H, K, KB, SOFTPLUS
-        )
+        store_rows(dg, grad, tokens, real, head, H, K, KB, first)
     elif DECAY == 1:
         around_head = tl.sum(around, 1)
         passing_head = tl.sum(k_ * kt, 1)
-    return erased, around_head, passing_head, tl.sum(kept, 0), turned, q_along, k_along
+    return erased, around_head, passing_head, tl.sum(kept, 0)
 
 
 @triton.jit
 def key_tile(
-    q, k, g, b, a, delta, do, dX, R, states, D, spans, squares, diagonals,
-    dq, dk, dg, db, da, ddelta, scale, tile, tiles,
+    q, k, g, b, do, dX, R, states, D, spans, squares, diagonals, dq, dk, dg, db, scale, tile, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
-    NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
     STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one key head, block of channels after block."""
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
-    gamma, tail, _, last, decay, rate, raw = head_decay(g, a, delta, tokens, real, head, H, C, DECAY, SOFTPLUS)
-    q_scale, k_scale = norms(q, k, tokens, real, head, H, K, BK, KB, NORM)
+    gamma, tail, _, last = head_decay(g, tokens, real, head, H, C, DECAY)
     rows = tl.arange(0, C)
     square = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
     own = scale * tl.load(diagonals + tile * C + rows)[:, None]
     erased = tl.zeros([C], tl.float32)
     around = erased
     passing = erased
-    q_along = erased
-    k_along = erased
     kept = 0.0
-    turned = 0.0
     for first in tl.range(0, BK, KB, num_stages=1, disable_licm=True):
-        more_erased, more_around, more_passing, more_kept, more_turned, more_q, more_k = key_block(
-            q, k, g, b, a, delta, do, dX, R, states, D, square, dq, dk, dg, db, ddelta,
-            gamma, tail, q_scale, k_scale, own, scale, tokens, real, head, tile, tile // H, first,
-            H, HV, K, V, C, KB, BV, DECAY, ERASE, SOFTPLUS, RANGE, STEEP, OP, PRECISION,
+        more_erased, more_around, more_passing, more_kept = key_block(
+            q, k, g, b, do, dX, R, states, D, square, dq, dk, dg, db, gamma, tail, own, scale, tokens, real,
+            head, tile // H, first, H, HV, K, V, C, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
         )  # fmt: skip
         erased += more_erased
         around += more_around
         passing += more_passing
         kept += more_kept
-        turned += more_turned
-        q_along += more_q
-        k_along += more_k
     if ERASE == 1:
-        erase = gate(load_scalars(b, tokens, real, head, H), RANGE)
-        tl.store(db + tokens * H + head, gate_grad(erased, erase, RANGE).to(db.dtype.element_ty), mask=real)
+        tl.store(db + tokens * H + head, erased.to(db.dtype.element_ty), mask=real)
     if DECAY == 1:
-        head_decay_grads(
-            decay, rate, raw, last, dg, da, ddelta, around, passing, kept, tokens, real, head, tile, H, C, SOFTPLUS
-        )
-    if SOFTPLUS and DECAY == 2:
-        tl.store(da + tile, turned)
-    if NORM:
-        tl.debug_barrier()
-        for first in range(0, BK, KB):
-            divide_norm(dq, q, q_scale, q_along, tokens, real, head, H, K, KB, first)
-            divide_norm(dk, k, k_scale, k_along, tokens, real, head, H, K, KB, first)
+        sums = tl.where(rows[:, None] > rows[None, :], passing[None, :], around[None, :])
+        grad = tl.sum(sums, 1) + tl.exp2(last) * kept
+        tl.store(dg + tokens * H + head, grad.to(dg.dtype.element_ty), mask=real)
 
 
 @triton.jit(do_not_specialize=["tiles"])
 def key_gradients(
-    q, k, g, b, a, delta, do, dX, R, states, D, spans, steep, squares, diagonals,
-    dq, dk, dg, db, da, ddelta, scale, tiles,
+    q, k, g, b, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db, scale, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
-    NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
     STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
@@ -289,7 +215,6 @@ def key_gradients(
     ``value_gradients``.
     dq, dk, dg, db: the gradients, shaped as their inputs.
     steep, tiles, STEEP: as in ``prologue``, whose launches these follow.
-    da [chunks, H], ddelta [chunks, H(, K)]: each chunk's part.
     """
     if STEEP:
         for base in range(tl.program_id(0).to(tl.int64) * GROUP, tiles, tl.num_programs(0) * GROUP):
@@ -297,9 +222,8 @@ def key_gradients(
                 for tile in range(base, tl.minimum(base + GROUP, tiles)):
                     if tl.load(steep + tile) != 0:
                         key_tile(
-                            q, k, g, b, a, delta, do, dX, R, states, D, spans, squares, diagonals,
-                            dq, dk, dg, db, da, ddelta, scale, tile, tiles,
-                            H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, NORM, SOFTPLUS, RANGE, STEEP, OP, PRECISION,
+                            q, k, g, b, do, dX, R, states, D, spans, squares, diagonals, dq, dk, dg, db, scale,
+                            tile, tiles, H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
                         )  # fmt: skip
     else:
         tile = tl.program_id(0).to(tl.int64)
@@ -308,7 +232,6 @@ def key_gradients(
             due = tl.load(steep + tile) == 0
         if due:
             key_tile(
-                q, k, g, b, a, delta, do, dX, R, states, D, spans, squares, diagonals,
-                dq, dk, dg, db, da, ddelta, scale, tile, tiles,
-                H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, NORM, SOFTPLUS, RANGE, STEEP, OP, PRECISION,
+                q, k, g, b, do, dX, R, states, D, spans, squares, diagonals, dq, dk, dg, db, scale,
+                tile, tiles, H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
             )  # fmt: skip

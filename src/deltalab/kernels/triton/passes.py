@@ -1,4 +1,4 @@
-"""The two passes: they allocate, and launch the kernels. The operators (ops.py) and eager autograd stand on them."""
+"""The two passes over inputs that are activated: they allocate, and launch the kernels. ops.py stands on them."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from deltalab.kernels.triton.forward import state_forward
 from deltalab.kernels.triton.key_gradients import key_gradients
 from deltalab.kernels.triton.launch import launch
 from deltalab.kernels.triton.parts import GROUP
-from deltalab.kernels.triton.plan import Plan, plan_of
+from deltalab.kernels.triton.plan import Inputs, Plan, plan_of
 from deltalab.kernels.triton.prologue import prologue
 from deltalab.kernels.triton.table import Table, table_of
 from deltalab.kernels.triton.value_gradients import value_gradients
@@ -19,114 +19,74 @@ Tensors9 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
 
 
 def run_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor | None,
-    b: Tensor | None,
-    w: Tensor | None,
-    a: Tensor | None,
-    delta: Tensor | None,
-    initial: Tensor | None,
-    cu_seqlens: Tensor | None,
-    scale: float,
-    norm: bool,
-    erase_range: float,
-    write_range: float,
-    final: bool,
-    save: bool,
+    x: Inputs, initial: Tensor | None, cu_seqlens: Tensor | None, scale: float, final: bool, save: bool
 ) -> Tensors9:
     """o [B, T, HV, V], the final state, and with ``save`` what backward needs: factors, T, P, γ_C, steep, states, R.
 
     What a call has not, is empty.
     """
-    plan, table = _lay_out(q, v, g, b, w, cu_seqlens)
-    o, last, factors, T, P, end, steep, states, R = results(q, v, g, b, w, cu_seqlens, final, save)
+    plan, table = _lay_out(x, cu_seqlens)
+    o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save)
     if not save:
-        factors, T, P, end, steep = _scratch(q, v, g, b, w, cu_seqlens)
+        factors, T, P, end, steep = _scratch(x, cu_seqlens)
     tiles = table.chunks * plan.heads
     for which, programs in _launches(plan, tiles, "prologue"):
         launch(
             prologue, which, plan, programs,
-            (q, k, g, b, a, delta, factors, T, P, end, table.spans, steep, scale, tiles),
-            NORM=norm, SOFTPLUS=a is not None, RANGE=erase_range, STEEP=which != "prologue",
+            (x.q, x.k, x.g, x.b, factors, T, P, end, table.spans, steep, scale, tiles), STEEP=which != "prologue",
         )  # fmt: skip
     launch(
         state_forward, "forward", plan, table.count * plan.state_programs,
-        (q, k, v, w, factors, T, P, end, initial, table.sequences, tiles, o, states, R, last),
-        SIGMOID=write_range, GIVEN=initial is not None, FINAL=final, SAVE=save,
+        (x.q, x.k, x.v, x.w, factors, T, P, end, initial, table.sequences, tiles, o, states, R, last),
+        GIVEN=initial is not None, FINAL=final, SAVE=save,
     )  # fmt: skip
     if not save:
-        factors, T, P, end, steep = (q.new_empty(0) for _ in range(5))
+        factors, T, P, end, steep = (o.new_empty(0) for _ in range(5))
     return o, last, factors, T, P, end, steep, states, R
 
 
 def run_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor | None,
-    b: Tensor | None,
-    w: Tensor | None,
-    a: Tensor | None,
-    delta: Tensor | None,
+    x: Inputs,
     initial: Tensor | None,
     cu_seqlens: Tensor | None,
     do: Tensor,
     dfinal: Tensor | None,
-    factors: Tensor,
-    T: Tensor,
-    P: Tensor,
-    end: Tensor,
-    steep: Tensor,
-    states: Tensor,
-    R: Tensor,
+    kept: tuple[Tensor, ...],
     scale: float,
-    norm: bool,
-    erase_range: float,
-    write_range: float,
-) -> Tensors9:
-    """The gradients of q, k, v, g, b, w, a, δ and the initial state; empty where there is none."""
-    plan, table = _lay_out(q, v, g, b, w, cu_seqlens)
-    if not factors.numel():
-        _, _, factors, T, P, end, steep, states, R = run_forward(
-            q, k, v, g, b, w, a, delta, initial, cu_seqlens, scale, norm, erase_range, write_range, False, True
-        )
-    dq, dk, dv, dg, db, dw = (q.new_empty(0) if x is None else torch.empty_like(x) for x in (q, k, v, g, b, w))
-    dinitial = q.new_empty(0) if initial is None else torch.empty_like(initial)
-    parts = [
-        q.new_empty(0) if x is None else x.new_empty(table.chunks, *x.shape, dtype=torch.float32) for x in (a, delta)
-    ]
+) -> tuple[Inputs, Tensor | None]:
+    """The gradients of the inputs and of the initial state. ``kept``: what the forward pass saved, or as empty."""
+    plan, table = _lay_out(x, cu_seqlens)
+    if not kept[0].numel():
+        kept = run_forward(x, initial, cu_seqlens, scale, False, True)[2:]
+    factors, T, P, end, steep, states, R = kept
+    dx = Inputs._make(None if y is None else torch.empty_like(y) for y in x)
+    dinitial = None if initial is None else torch.empty_like(initial)
     dX, D = torch.empty_like(R), torch.empty_like(states)
     tiles = table.chunks * plan.heads
     launch(
         state_backward, "backward", plan, table.count * plan.state_programs,
-        (q, k, do, factors, T, P, end, dfinal, table.sequences, tiles, dX, D, dinitial),
+        (x.q, x.k, do, factors, T, P, end, dfinal, table.sequences, tiles, dX, D, dinitial),
         GIVEN=initial is not None, FINAL=dfinal is not None,
     )  # fmt: skip
-    squares = q.new_empty(tiles, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
-    diagonals = q.new_empty(tiles, plan.chunk, dtype=torch.float32)
+    squares = do.new_empty(tiles, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
+    diagonals = do.new_empty(tiles, plan.chunk, dtype=torch.float32)
     launch(
         value_gradients, "value gradients", plan, tiles,
-        (v, w, g, a, delta, do, dX, R, table.spans, squares, diagonals, dv, dw, tiles),
-        SOFTPLUS=a is not None, SIGMOID=write_range,
+        (x.v, x.w, x.g, do, dX, R, table.spans, squares, diagonals, dx.v, dx.w, tiles),
     )  # fmt: skip
     for which, programs in _launches(plan, tiles, "key gradients"):
         launch(
             key_gradients, which, plan, programs,
-            (q, k, g, b, a, delta, do, dX, R, states, D, table.spans, steep, squares, diagonals,
-             dq, dk, dg, db, *parts, scale, tiles),
-            NORM=norm, SOFTPLUS=a is not None, RANGE=erase_range, STEEP=which != "key gradients",
+            (x.q, x.k, x.g, x.b, do, dX, R, states, D, table.spans, steep, squares, diagonals,
+             dx.q, dx.k, dx.g, dx.b, scale, tiles),
+            STEEP=which != "key gradients",
         )  # fmt: skip
-    da, ddelta = (part if x is None else part.sum(0).to(x.dtype) for part, x in zip(parts, (a, delta), strict=True))
-    return dq, dk, dv, dg, db, dw, da, ddelta, dinitial
+    return dx, dinitial
 
 
-def _lay_out(
-    q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[Plan, Table]:
-    plan = plan_of(q, v, g, b, w)
-    return plan, table_of(q.shape[0], q.shape[1], cu_seqlens, plan.chunk, q.device)
+def _lay_out(x: Inputs, cu_seqlens: Tensor | None) -> tuple[Plan, Table]:
+    plan = plan_of(x)
+    return plan, table_of(x.q.shape[0], x.q.shape[1], cu_seqlens, plan.chunk, x.q.device)
 
 
 def _launches(plan: Plan, tiles: int, kernel: str) -> list[tuple[str, int]]:
@@ -145,11 +105,9 @@ def _most_chunks(q: Tensor, cu_seqlens: Tensor | None, chunk: int) -> int:
     return (time + (cu_seqlens.shape[0] - 1) * (chunk - 1)) // chunk
 
 
-def _scratch(
-    q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _scratch(x: Inputs, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Factors, T, P, γ_C and which chunks are steep, as ``prologue`` fills them."""
-    plan = plan_of(q, v, g, b, w)
+    q, plan = x.q, plan_of(x)
     tiles = (_most_chunks(q, cu_seqlens, plan.chunk), plan.heads)
     if plan.rows:
         factors = q.new_empty(3, *tiles, plan.chunk, dtype=torch.float32)
@@ -162,24 +120,14 @@ def _scratch(
     return factors, squares[1] if plan.erase else q.new_empty(0), squares[0], end, steep
 
 
-def results(
-    q: Tensor,
-    v: Tensor,
-    g: Tensor | None,
-    b: Tensor | None,
-    w: Tensor | None,
-    cu_seqlens: Tensor | None,
-    final: bool,
-    save: bool,
-) -> tuple[Tensor, ...]:
-    """The results of ``forward``, unfilled."""
-    plan = plan_of(q, v, g, b, w)
+def results(x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool) -> tuple[Tensor, ...]:
+    """The results of ``run_forward``, unfilled."""
+    q, v, plan = x.q, x.v, plan_of(x)
     count = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     state = (plan.value_heads, plan.width, plan.values)
     last = q.new_empty((count, *state) if final else (0,), dtype=torch.float32)
     if not save:
         return torch.empty_like(v), last, *(q.new_empty(0) for _ in range(7))
-    chunks = _most_chunks(q, cu_seqlens, plan.chunk)
-    states = q.new_empty(chunks, *state, dtype=plan.narrow)
+    states = q.new_empty(_most_chunks(q, cu_seqlens, plan.chunk), *state, dtype=plan.narrow)
     R = torch.empty_like(v, dtype=plan.narrow)
-    return torch.empty_like(v), last, *_scratch(q, v, g, b, w, cu_seqlens), states, R
+    return torch.empty_like(v), last, *_scratch(x, cu_seqlens), states, R

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -19,6 +19,8 @@ bf16 (triton-lang/triton issues 10486 and 11366)."""
 VALUE_BLOCK = NARROWEST
 """Value channels in a block."""
 CONFIGS: dict[str, dict[str, int]] = {
+    "activation": {"num_warps": 4, "num_stages": 1},
+    "activation gradients": {"num_warps": 8, "num_stages": 1},
     "prologue": {"KB": 64, "num_warps": 4, "num_stages": 1},
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
     "forward": {"num_warps": 4, "num_stages": 2},
@@ -28,6 +30,18 @@ CONFIGS: dict[str, dict[str, int]] = {
     "steep key gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
 }
 """Key channels in a block, warps, and stages of the software pipeline where shared memory has room for them."""
+
+
+class Inputs(NamedTuple):
+    """What has a row for each token: q, k [B, T, H, K]; v [B, T, HV, V]; g, b none or [B, T, H(, K)]; w none or
+    [B, T, HV(, V)]. Or the gradients of these."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    g: Tensor | None
+    b: Tensor | None
+    w: Tensor | None
 
 
 def shared_memory(device: torch.device) -> int:
@@ -116,10 +130,10 @@ class Plan:
         return elements * self.narrow.itemsize
 
 
-def plan_of(q: Tensor, v: Tensor, g: Tensor | None, b: Tensor | None, w: Tensor | None) -> Plan:
+def plan_of(x: Inputs) -> Plan:
     """The plan of a call."""
-    kinds = tuple(0 if gate is None else gate.dim() - 2 for gate in (g, b, w))
-    return _plan(q.shape[1:], v.shape[2:], kinds, q.dtype, q.device)
+    kinds = tuple(0 if gate is None else gate.dim() - 2 for gate in (x.g, x.b, x.w))
+    return _plan(x.q.shape[1:], x.v.shape[2:], kinds, x.q.dtype, x.q.device)
 
 
 @lru_cache(maxsize=256)

@@ -13,13 +13,11 @@ import triton.language as tl
 
 from deltalab.kernels.triton.inputs import (
     chunk_of,
-    gate,
     head_decay,
     load_channel_decay,
     load_erase,
     load_rows,
     load_scalars,
-    norms,
     pair_decay,
 )
 from deltalab.kernels.triton.parts import GROUP, SPAN, anchored_scores, any_steep, dot, unit_lower_inverse
@@ -40,17 +38,17 @@ def store_factors(
 
 @triton.jit
 def channel_decay_block(
-    q, k, g, b, a, delta, factors, end, tokens, real, head, tile, tiles, first, q_scale, k_scale,
+    q, k, g, b, factors, end, tokens, real, head, tile, tiles, first, scale,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, ERASE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, RANGE: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of channels with a decay each: its factors kept; its part of the erase and causal scores, and
     whether it is steep."""
     channels = first + tl.arange(0, KB)
-    q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
-    k_ = load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
-    bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE, RANGE)
-    decay, _, _ = load_channel_decay(g, a, delta, tokens, real, head, H, K, KB, first, SOFTPLUS)
+    q_ = load_rows(q, tokens, real, head, H, K, KB, first) * scale
+    k_ = load_rows(k, tokens, real, head, H, K, KB, first)
+    bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE)
+    decay = load_channel_decay(g, tokens, real, head, H, K, KB, first)
     G = tl.cumsum(decay, 0)
     last = tl.sum(decay, 0)
     tl.store(end + tile * BK + channels, tl.exp2(last))
@@ -76,36 +74,34 @@ def channel_decay_block(
 
 @triton.jit
 def prologue_tile(
-    q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
+    q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
-    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr,
+    OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one key head."""
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
     rows = tl.arange(0, C)
-    q_scale, k_scale = norms(q, k, tokens, real, head, H, K, BK, KB, NORM)
-    q_scale *= scale
-    gamma, tail, G, last, _, _, _ = head_decay(g, a, delta, tokens, real, head, H, C, DECAY, SOFTPLUS)
+    gamma, tail, G, last = head_decay(g, tokens, real, head, H, C, DECAY)
     A = tl.zeros([C, C], tl.float32)
     causal = tl.zeros([C, C], tl.float32)
     is_steep = False
     for first in tl.range(0, BK, KB, num_stages=1, disable_licm=True):
         if DECAY == 2:
             more_A, more, more_steep = channel_decay_block(
-                q, k, g, b, a, delta, factors, end, tokens, real, head, tile, tiles, first, q_scale, k_scale,
-                H, K, C, BK, KB, ERASE, SOFTPLUS, RANGE, STEEP, OP, PRECISION,
+                q, k, g, b, factors, end, tokens, real, head, tile, tiles, first, scale,
+                H, K, C, BK, KB, ERASE, STEEP, OP, PRECISION,
             )  # fmt: skip
             A += more_A
             causal += more
             is_steep |= more_steep
         else:
-            q_ = load_rows(q, tokens, real, head, H, K, KB, first) * q_scale[:, None]
-            k_ = load_rows(k, tokens, real, head, H, K, KB, first) * k_scale[:, None]
+            q_ = load_rows(q, tokens, real, head, H, K, KB, first) * scale
+            k_ = load_rows(k, tokens, real, head, H, K, KB, first)
             columns = tl.trans(k_.to(OP))
             causal += dot(q_.to(OP), columns, PRECISION)
             if ERASE > 0:
-                bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE, RANGE)
+                bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE)
                 A += dot(bk.to(OP), columns, PRECISION)
                 if ERASE == 2:
                     store_factors(
@@ -122,10 +118,9 @@ def prologue_tile(
     if ROWS:
         scales = factors + tile * C + rows
         if ERASE == 1:
-            b_ = gate(load_scalars(b, tokens, real, head, H), RANGE)
-            tl.store(scales, gamma * b_ * k_scale)
-        tl.store(scales + tiles * C, gamma * q_scale)
-        tl.store(scales + 2 * tiles * C, tail * k_scale)
+            tl.store(scales, gamma * load_scalars(b, tokens, real, head, H))
+        tl.store(scales + tiles * C, gamma * scale)
+        tl.store(scales + 2 * tiles * C, tail)
 
     square = tile * C * C + rows[:, None] * C + rows[None, :]
     tl.store(P + square, tl.where(rows[:, None] >= rows[None, :], causal, 0.0).to(OP))
@@ -136,13 +131,13 @@ def prologue_tile(
 
 @triton.jit(do_not_specialize=["tiles"])
 def prologue(
-    q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tiles,
+    q, k, g, b, factors, T, P, end, spans, steep, scale, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, NORM: tl.constexpr, SOFTPLUS: tl.constexpr, RANGE: tl.constexpr,
-    ROWS: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr,
+    OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
-    q, k [tokens, H, K]; g, b [tokens, H(, K)]; a [H] and delta [H(, K)] of the decay's activation.
+    q, k [tokens, H, K]; g, b [tokens, H(, K)].
     factors: E, Qγ, Kt [3, chunks, H, C, BK], or scales [3, chunks, H, C] (ROWS).
     T, P: [chunks, H, C, C].
     end: γ_C [chunks, H, BK], or [chunks, H].
@@ -158,12 +153,12 @@ def prologue(
                 for tile in range(base, tl.minimum(base + GROUP, tiles)):
                     if tl.load(steep + tile) != 0:
                         prologue_tile(
-                            q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
-                            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION,
+                            q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
+                            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, OP, PRECISION,
                         )  # fmt: skip
     else:
         tile = tl.program_id(0).to(tl.int64)
         prologue_tile(
-            q, k, g, b, a, delta, factors, T, P, end, spans, steep, scale, tile, tiles,
-            H, K, C, BK, KB, DECAY, ERASE, NORM, SOFTPLUS, RANGE, ROWS, STEEP, OP, PRECISION,
+            q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
+            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, OP, PRECISION,
         )  # fmt: skip

@@ -14,8 +14,7 @@ The past of v is each program's own.
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.inputs import gate, log_decay
-from deltalab.kernels.triton.parts import NORM_EPS, sigmoid
+from deltalab.kernels.triton.parts import NORM_EPS, sigmoid, softplus
 
 
 @triton.jit
@@ -79,12 +78,19 @@ def load_gate(x, head, channels, real, D: tl.constexpr, KIND: tl.constexpr):
 @triton.jit
 def load_decay(g, a, delta, head, channels, real, K: tl.constexpr, DECAY: tl.constexpr, SOFTPLUS: tl.constexpr):
     """exp g per channel [N]."""
-    raw = load_gate(g, head, channels, real, K, DECAY)
-    rate = 1.0
+    g_ = load_gate(g, head, channels, real, K, DECAY)
     if SOFTPLUS:
         rate = tl.exp(tl.load(a + head).to(tl.float32))
-        raw += load_gate(delta, head, channels, real, K, DECAY)
-    return tl.exp2(log_decay(raw, rate, real, SOFTPLUS))
+        g_ = -rate * softplus(g_ + load_gate(delta, head, channels, real, K, DECAY))
+    return tl.exp(g_)
+
+
+@triton.jit
+def gate(raw, RANGE: tl.constexpr):
+    """RANGE · sigmoid(raw), or raw where RANGE is 0."""
+    if RANGE == 0:
+        return raw
+    return RANGE * sigmoid(raw)
 
 
 @triton.jit

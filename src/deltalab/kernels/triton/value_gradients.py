@@ -10,19 +10,18 @@ import triton
 import triton.language as tl
 
 from deltalab.kernels.triton.forward import load_values
-from deltalab.kernels.triton.inputs import chunk_of, gate_grad, head_decay, load_rows, pair_decay, store_rows
+from deltalab.kernels.triton.inputs import chunk_of, head_decay, load_rows, pair_decay, store_rows
 from deltalab.kernels.triton.parts import dot
 
 
 @triton.jit(do_not_specialize=["tiles"])
 def value_gradients(
-    v, w, g, a, delta, do, dX, R, spans, squares, diagonals, dv, dw, tiles,
+    v, w, g, do, dX, R, spans, squares, diagonals, dv, dw, tiles,
     H: tl.constexpr, HV: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr,
-    SOFTPLUS: tl.constexpr, SIGMOID: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
-    v, w as in ``state_forward``; g, a, delta as in ``prologue``; R, dX of the two passes over the state.
+    v, w as in ``state_forward``; g as in ``prologue``; R, dX of the two passes over the state.
     squares: dP and dA below the diagonal [chunks, H, 2, C, C], summed over a key head's value heads.
     diagonals: dP's diagonal [chunks, H, C].
     dv, dw: shaped as v and w.
@@ -44,16 +43,16 @@ def value_gradients(
             dP += dot(dO_.to(OP), columns, PRECISION)
             if ERASE > 0:
                 dA -= dot(dX_.to(OP), columns, PRECISION)
-            v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE, SIGMOID)
+            v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
             store_rows(dv, dX_ * w_, tokens, real, head, HV, V, BV, first)
             if WRITE == 2:
-                store_rows(dw, gate_grad(dX_ * v_, w_, SIGMOID), tokens, real, head, HV, V, BV, first)
+                store_rows(dw, dX_ * v_, tokens, real, head, HV, V, BV, first)
             elif WRITE == 1:
-                gained += tl.sum(gate_grad(dX_ * v_, w_, SIGMOID), 1)
+                gained += tl.sum(dX_ * v_, 1)
         if WRITE == 1:
             tl.store(dw + tokens * HV + head, gained.to(dw.dtype.element_ty), mask=real)
     if DECAY == 1:
-        _, _, G, _, _, _, _ = head_decay(g, a, delta, tokens, real, key_head, H, C, DECAY, SOFTPLUS)
+        _, _, G, _ = head_decay(g, tokens, real, key_head, H, C, DECAY)
         pairs = pair_decay(G, C)
         dP *= pairs
         dA *= pairs
