@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path, PurePosixPath
 
@@ -208,52 +209,53 @@ def calls(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def ci_run(folder: Path, make: str = "", user: str = "0") -> subprocess.CompletedProcess[str]:
+    """``.ci/run`` in a folder where every program it starts is a stub; TeX is there, so it is not asked for."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
+    program(folder / "bin/make", f'echo "$@" >> calls\n{make}')
+    program(folder / "bin/apt-get", "exit 1")
+    program(folder / "bin/pdflatex", "exit 1")
+    program(folder / "bin/id", f"echo {user}")
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run([folder / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+
+
 class TestContinuousIntegration:
+    ALONE = ("install", "check", "docs", "test", "test-faults", "test-ranks")
+    BESIDE = ("test-tritons", "test-servers", "test-browser")
+
     def test_the_script_runs_the_targets(self) -> None:
         script = ROOT / ".ci/run"
         assert os.access(script, os.X_OK)
         subprocess.run(["bash", "-n", script], check=True)
         text = script.read_text()
         assert "set -euo pipefail" in text
-        steps = re.findall(r"^ *step make (\S+)", text, re.MULTILINE)
-        assert steps[:4] == ["install", "check", "docs", "test"]
-        assert steps[4:] == [
-            "test-tritons",
-            "test-faults",
-            "test-ranks",
-            "test-servers",
-            "test-browser",
-            "test-latex",
-            "test-slurm",
-        ]
+        steps = re.findall(r"^ *(?:step|beside) make (\S+)", text, re.MULTILINE)
+        assert steps == [*self.ALONE, "test-slurm", *self.BESIDE, "test-latex"]
 
     @pytest.mark.parametrize(("user", "runs"), [("0", True), ("1000", False)])
     def test_cluster_and_tex_are_tested_where_they_can_be_installed(
         self, tmp_path: Path, user: str, runs: bool
     ) -> None:
-        (tmp_path / ".ci").mkdir()
-        shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
-        program(tmp_path / "bin/make", 'echo "$@" >> calls')
-        program(tmp_path / "bin/apt-get", "exit 1")  # TeX is there, so it is not asked
-        program(tmp_path / "bin/pdflatex", "exit 1")
-        program(tmp_path / "bin/id", f"echo {user}")
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        done = subprocess.run([tmp_path / ".ci/run"], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        done = ci_run(tmp_path, user=user)
         assert done.returncode == 0, done.stderr
-        assert calls(tmp_path) == [
-            "install",
-            "check",
-            "docs",
-            "test",
-            "test-tritons",
-            "test-faults",
-            "test-ranks",
-            "test-servers",
-            "test-browser",
-            *(["test-latex", "test-slurm"] if runs else []),
-        ]
+        made = calls(tmp_path)
+        assert made[: len(self.ALONE)] == list(self.ALONE)
+        beside = [*self.BESIDE, "test-latex", "test-slurm"] if runs else self.BESIDE
+        assert sorted(made[len(self.ALONE) :]) == sorted(beside)  # in which order a step beside others comes, is open
         assert ("make test-latex: left out, TeX is installed as root" in done.stdout) is not runs
         assert ("make test-slurm: left out, it installs Slurm" in done.stdout) is not runs
+        assert ("=== make test-slurm: done in" in done.stdout) is runs
+
+    @pytest.mark.parametrize("failing", ["test", "test-slurm", "test-browser", "test-latex"])
+    def test_any_step_that_fails_fails_it(self, tmp_path: Path, failing: str) -> None:
+        done = ci_run(tmp_path, f'case "$1" in {failing}) exit 3;; test-slurm) sleep 0.5; echo late >> calls;; esac')
+        time.sleep(1)
+        assert done.returncode == 3
+        assert "Every step passed" not in done.stdout
+        assert f"make {failing}: done" not in done.stdout
+        assert "late" not in calls(tmp_path)  # the cluster's tests end with the rest
 
     def test_pre_commit_runs_what_the_environment_has(self) -> None:
         (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
