@@ -5,7 +5,7 @@ import sys
 import pytest
 import typer
 
-from deltalab import cli
+from deltalab import __version__, cli
 from deltalab.command import run_app
 from deltalab.errors import Busy, NotFoundError
 
@@ -42,6 +42,13 @@ def test_no_argument_at_all_shows_the_help_and_asked_for_it_is_no_mistake(capsys
         out, err = capsys.readouterr()
         assert "doctor" in out
         assert err == ""
+
+
+def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_app(cli.app, "deltalab", ["--version"])
+    assert (ended.value.code or 0) == 0
+    assert capsys.readouterr().out == f"deltalab {__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,21 @@ class Dtype(Enum):
 
 TRAINED = "A completed trial: its id or the beginning of one, a cell (variant=kda seed=1), its folder or weights."
 TRIAL = "A trial's id or the beginning of one, a cell (variant=kda seed=1), or a study."
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"deltalab {version('deltalab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    print_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What comes before a command; the help is the app's."""
 
 
 @app.command()
