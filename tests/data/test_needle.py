@@ -5,13 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.data.batch import IGNORE, make_task
 from deltalab.spec.data import NeedleSpec
-
-
-def held_out(spec: NeedleSpec, sequences: int) -> Batch:
-    (batch,) = make_task(spec, 0).eval_batches(sequences, sequences)
-    return batch
+from tests.data.drawn import held_out
 
 
 @pytest.mark.parametrize(("needles", "digits"), [(1, 4), (3, 2), (26, 1)])

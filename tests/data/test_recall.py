@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.data.batch import IGNORE, make_task
 from deltalab.data.recall import draw_distinct, draw_gaps
 from deltalab.spec.data import RecallSpec
+from tests.data.drawn import held_out
 
 
 @st.composite
@@ -51,12 +52,6 @@ def test_distractors_lie_anywhere_among_the_first_bindings():
     bound = batch.tokens[:, 0:16:2]
     share = np.mean([[key in keys for key in row] for row, keys in zip(bound.tolist(), asked, strict=True)], axis=0)
     np.testing.assert_allclose(share, 0.5, atol=0.1)  # 4 standard errors
-
-
-def held_out(spec: RecallSpec, sequences: int) -> Batch:
-    """The held-out sequences in one batch."""
-    (batch,) = make_task(spec, 0).eval_batches(sequences, sequences)
-    return batch
 
 
 @given(spec=specs(), seed=st.integers(0, 99))

@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 
-from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.data.batch import IGNORE, make_task
 from deltalab.spec.data import RegistersSpec
+from tests.data.drawn import held_out
 
 SPEC = RegistersSpec(registers=3, values=5, resets=0.3, train_length=24, test_length=41)
-
-
-def held_out(spec: RegistersSpec, sequences: int) -> Batch:
-    (batch,) = make_task(spec, 0).eval_batches(sequences, sequences)
-    return batch
 
 
 def interpreted(tokens: list[int], spec: RegistersSpec) -> tuple[list[int], list[int]]:

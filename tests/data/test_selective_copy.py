@@ -2,13 +2,9 @@
 
 import numpy as np
 
-from deltalab.data.batch import IGNORE, Batch, make_task
+from deltalab.data.batch import IGNORE, make_task
 from deltalab.spec.data import SelectiveCopySpec
-
-
-def held_out(spec: SelectiveCopySpec, sequences: int) -> Batch:
-    (batch,) = make_task(spec, 0).eval_batches(sequences, sequences)
-    return batch
+from tests.data.drawn import held_out
 
 
 def test_the_targets_are_the_symbols_in_order():

@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from deltalab.data.batch import Batch
+from deltalab.spec.data import DataSpec
+
+S = TypeVar("S", bound=DataSpec)
 
 
 class Stream(IntEnum):
@@ -25,19 +29,20 @@ def generator(stream: Stream, seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream, step))))
 
 
-class GeneratedTask(ABC):
+class GeneratedTask(ABC, Generic[S]):
     """A task that draws its sequences; what remains to say is how to draw them.
 
     Args:
+        spec: what is drawn, and the lengths.
         seed: decides the training sequences only.
-        lengths: tokens of a training and of an evaluation sequence.
     """
 
     token_bytes = None
 
-    def __init__(self, seed: int, lengths: tuple[int, int]) -> None:
+    def __init__(self, spec: S, seed: int) -> None:
+        self.spec = spec
         self.seed = seed
-        self.train_length, self.test_length = lengths
+        self.vocab_size = spec.vocab_size
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
@@ -45,13 +50,13 @@ class GeneratedTask(ABC):
 
     def train_batch(self, step: int, rows: int) -> Batch:
         """See ``Task.train_batch``."""
-        return self.draw(generator(Stream.train, self.seed, step), rows, self.train_length)
+        return self.draw(generator(Stream.train, self.seed, step), rows, self.spec.train_length)
 
     def eval_batches(self, sequences: int, batch_size: int) -> Iterator[Batch]:
         """See ``Task.eval_batches``: one draw without the seed, so that batch size changes nothing either."""
-        held_out = self.draw(generator(Stream.evaluation, 0, 0), sequences, self.test_length)
+        held_out = self.draw(generator(Stream.evaluation, 0, 0), sequences, self.spec.test_length)
         for start in range(0, sequences, batch_size):
             yield held_out.rows(start, start + batch_size)
 
-    def save_tokenizer(self, folder: Path) -> None:  # noqa: B027
+    def save_tokenizer(self, folder: Path) -> None:
         """Nothing: tokens are no text."""

@@ -22,18 +22,13 @@ NOISE = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz ", dtype=np.uint8).astype(np.
 EQUALS, END = b"=;"
 
 
-class Needle(GeneratedTask):
+class Needle(GeneratedTask[NeedleSpec]):
     """Needles in noise; the digits of the answer are scored, slices are the depths of the needle asked for.
 
     Args:
         spec: needles, digits and lengths.
         seed: of the training sequences.
     """
-
-    def __init__(self, spec: NeedleSpec, seed: int) -> None:
-        super().__init__(seed, (spec.train_length, spec.test_length))
-        self.spec = spec
-        self.vocab_size = spec.vocab_size
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` sequences of noise with needles, and a question."""

@@ -24,18 +24,13 @@ from deltalab.data.generated import GeneratedTask
 from deltalab.spec.data import RecallSpec, range_name
 
 
-class Recall(GeneratedTask):
+class Recall(GeneratedTask[RecallSpec]):
     """MQAR; only queries are scored, slices are ranges of gaps and ``overwritten`` and ``kept`` keys.
 
     Args:
         spec: pairs, overwrites, vocabulary, gaps and lengths.
         seed: of the training sequences.
     """
-
-    def __init__(self, spec: RecallSpec, seed: int) -> None:
-        super().__init__(seed, (spec.train_length, spec.test_length))
-        self.spec = spec
-        self.vocab_size = spec.vocab_size
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` sequences of bindings and queries."""

@@ -22,18 +22,13 @@ from deltalab.data.recall import draw_distinct
 from deltalab.spec.data import RegistersSpec, range_name
 
 
-class Registers(GeneratedTask):
+class Registers(GeneratedTask[RegistersSpec]):
     """Registers; changes are scored, slices are ranges of how many changes a register has seen since it was set.
 
     Args:
         spec: registers, numbers, share of resets and lengths.
         seed: of the training sequences.
     """
-
-    def __init__(self, spec: RegistersSpec, seed: int) -> None:
-        super().__init__(seed, (spec.train_length, spec.test_length))
-        self.spec = spec
-        self.vocab_size = spec.vocab_size
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` sequences of statements; an odd length ends with a register's name."""

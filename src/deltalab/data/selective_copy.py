@@ -19,18 +19,13 @@ from deltalab.spec.data import SelectiveCopySpec, doubling_ranges, range_name
 ASK, FIRST_SYMBOL = 1, 2
 
 
-class SelectiveCopy(GeneratedTask):
+class SelectiveCopy(GeneratedTask[SelectiveCopySpec]):
     """Selective copying; only the questions are scored, slices are ranges of a symbol's place in the order.
 
     Args:
         spec: symbols, vocabulary and lengths.
         seed: of the training sequences.
     """
-
-    def __init__(self, spec: SelectiveCopySpec, seed: int) -> None:
-        super().__init__(seed, (spec.train_length, spec.test_length))
-        self.spec = spec
-        self.vocab_size = spec.vocab_size
 
     def draw(self, rng: np.random.Generator, rows: int, length: int) -> Batch:
         """``rows`` sequences of strewn symbols and questions."""

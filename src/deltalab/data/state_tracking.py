@@ -21,7 +21,7 @@ from deltalab.spec.data import StateTrackingSpec, range_name
 from deltalab.spec.groups import Group, generated_group
 
 
-class StateTracking(GeneratedTask):
+class StateTracking(GeneratedTask[StateTrackingSpec]):
     """Word problem of ``spec.group`` or ``spec.generators``; every position is scored, slices are ranges of positions.
 
     Args:
@@ -30,9 +30,7 @@ class StateTracking(GeneratedTask):
     """
 
     def __init__(self, spec: StateTrackingSpec, seed: int) -> None:
-        super().__init__(seed, (spec.train_length, spec.test_length))
-        self.spec = spec
-        self.vocab_size = spec.vocab_size
+        super().__init__(spec, seed)
         generators = spec.generators
         self._table = product_table(
             group_elements(spec.group) if generators is None else np.array(generated_group(generators))
