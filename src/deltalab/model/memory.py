@@ -306,13 +306,13 @@ def _recurrence(
         keys: key channels of all heads.
         values: value channels of all heads.
         width: key channels of a head.
-        widened: the factors E, Qγ and Kt have channels of their own.
+        widened: the factors E, Qγ and Kt have channels of their own (and γ, where the decay has).
         channel_decay: as the variant's.
         erases: there is an erase gate, so there are T and A.
     """
     squares, states = form.chunk * heads * (1 + erases), values * width / form.chunk
     if form.gpu:
-        return form.element * (2 * keys + values + values + 3 * keys * widened + squares + states)
+        return form.element * (2 * keys + values + values + (3 + channel_decay) * keys * widened + squares + states)
     stacked = (1 + erases) * keys
     return 4 * (2 * keys + 2 * stacked + 2 * keys + keys * channel_decay + values + squares + states)
 

@@ -3,7 +3,8 @@
     python -m tests.kernels.triton.ahead CAPABILITY SHARED < calls.json
 
 reads calls (the arguments of ``call``, or of what "of" names in ``FORMS``) and prints for each kernel a JSON
-line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout.
+line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout,
+values of products with their signs flipped.
 """
 
 import contextlib
@@ -145,7 +146,8 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capabi
 
 
 def resources(kernel: Any) -> dict[str, int]:
-    """Registers, bytes of local memory and of shared memory, from the cubin; rows that a product's warps span."""
+    """Registers, bytes of local memory and of shared memory, from the cubin; the rows that a product's warps span; how
+    many values of products have their signs flipped as they come."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -154,11 +156,16 @@ def resources(kernel: Any) -> dict[str, int]:
     found = re.search(r"REG:(\d+) STACK:(\d+)", said)
     assert found, said
     spans = [16 * int(warps) for warps in re.findall(r"nvidia_mma<.*?warpsPerCTA = \[(\d+)", kernel.asm["ttgir"])]
+    flipped = set(re.findall(r"xor\.b32\s+%r\d+, (%r\d+), -2147483648", kernel.asm["ptx"]))
+    products = {
+        name for line in re.findall(r"wgmma\.mma_async\S+ \{(.*?)\}", kernel.asm["ptx"]) for name in line.split(",")
+    }
     return {
         "registers": int(found[1]),
         "stack": int(found[2]),
         "shared": kernel.metadata.shared,
         "rows": max(spans, default=0),
+        "flipped": len(flipped & products),
     }
 
 

@@ -13,8 +13,8 @@ import pytest
 
 pytestmark = pytest.mark.ahead
 REGISTERS = 255
-SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (80, "bfloat16"): 4096}
-"""Bytes of local memory per thread that a kernel of the usual path may take; fp32 and sm_80 are there to work."""
+SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (90, "float16"): 2048, (80, "bfloat16"): 4096}
+"""Bytes of local memory per thread that a kernel of the usual path may take; fp32, fp16 and sm_80 are there to work."""
 ACTIVATING = 80
 """Registers of the kernels that activate: a processor has 24 warps of them, which do little but read and write."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
@@ -22,10 +22,12 @@ ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
 CALLS: dict[str, dict[str, Any]] = {
     "gated_delta_net_2": {"dtype": "bfloat16", **ONE},
     "gated_delta_net": {"dtype": "bfloat16", **ONE, "kinds": [1, 1, 1]},
+    "delta_net": {"dtype": "bfloat16", **ONE, "kinds": [0, 1, 1]},
     "linear attention": {"dtype": "bfloat16", **ONE, "kinds": [0, 0, 0]},
     "heads of 64": {"dtype": "bfloat16", "shape": [1, 256, 1, 2, 64, 64], "kinds": [2, 2, 2]},
     "heads of 256": {"dtype": "bfloat16", "shape": [1, 256, 1, 1, 256, 256], "kinds": [1, 2, 0]},
     "fp32": {"dtype": "float32", **ONE},
+    "fp16, one gate a head": {"dtype": "float16", **ONE, "kinds": [1, 1, 1]},
 }
 
 DECODE = {"of": "token", "dtype": "bfloat16", "kinds": [2, 2, 2]}
@@ -74,9 +76,14 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
     for one in found:
         assert one["registers"] <= REGISTERS, one
         assert one["shared"] <= SHARED[capability], one
+        if one["kernel"] == "key_gradients":
+            # ptxas (of Triton 3.6) took values of a sum of products over a loop for the zeros that it began with where
+            # the kernel flipped their signs before anything else: db and dk came out wrong on an H100. Of a product
+            # that begins with none (state_forward) they came out right.
+            assert one["flipped"] == 0, one
         if one["kernel"] == "key_gradients" and not one["steep"] and (capability, dtype) == (90, "bfloat16"):
-            # A product whose result enters another one is laid over more warps than it has rows: of a block of 64
-            # key channels its results were then wrong on an H100 (Triton 3.6). No such product may stand there.
+            # A product whose result enters another one is laid over more warps than it has rows, each value twice. Of
+            # a block of 64 key channels results were then wrong on an H100 once (Triton 3.6): none may stand there.
             assert one["rows"] <= 64, one
         if one["kernel"].startswith("activation"):
             assert one["registers"] <= ACTIVATING, one

@@ -17,7 +17,7 @@ from deltalab.kernels import dispatch
 from deltalab.kernels.reference import gated_delta_rule as reference
 from deltalab.kernels.triton import ops
 from deltalab.kernels.triton.api import gated_delta_rule
-from tests.kernels.cases import VARIANTS, Case, make_case, rms_error, run
+from tests.kernels.cases import VARIANTS, Case, make_case, poisoned_memory, rms_error, run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*encountered in.*:RuntimeWarning"
@@ -162,13 +162,20 @@ def test_ties_of_the_lattice(tied: str, narrow: str) -> None:
         assert rms_error(one, other) < 1e-6
 
 
-def raw(variant: str, dtype: torch.dtype = torch.float32, shape: Any = SMALL) -> tuple[dict[str, Tensor], Any]:
-    """Raw inputs of a variant, and a recurrence of them that activates all; "a" and "delta" come last."""
+def raw(
+    variant: str, dtype: torch.dtype = torch.float32, shape: Any = SMALL, steep: bool = False
+) -> tuple[dict[str, Tensor], Any]:
+    """Raw inputs of a variant, and a recurrence of them that activates all; "a" and "delta" come last.
+
+    Steep: the first chunk of a head decays by 40 nats a token in one channel.
+    """
     narrow = variant == "scalar decay"
     case = on_device(make_case("untied_scalar" if narrow else variant, shape=shape, states=False), dtype)
     leaves = {name: 3 * (x if name in "qkv" else x - 0.3) for name, x in case.leaves.items()}
     if narrow:
         leaves["g"] = leaves["g"][..., 0].contiguous()
+    if steep:
+        leaves["g"][0, :64, -1, 3] = 40.0
     heads = leaves["g"].shape[2:]
     leaves["a"] = torch.linspace(0.0, 1.0, heads[0], device=DEVICE)
     leaves["delta"] = torch.linspace(-1.0, 1.0, heads.numel(), device=DEVICE).view(heads)
@@ -180,8 +187,10 @@ def raw(variant: str, dtype: torch.dtype = torch.float32, shape: Any = SMALL) ->
     return leaves, of
 
 
-def assert_activates(variant: str, dtype: torch.dtype = torch.float32, shape: Any = SMALL) -> None:
-    leaves, of = raw(variant, dtype, shape)
+def assert_activates(
+    variant: str, dtype: torch.dtype = torch.float32, shape: Any = SMALL, *, steep: bool = False
+) -> None:
+    leaves, of = raw(variant, dtype, shape, steep)
     inside = {name: x.clone().requires_grad_() for name, x in leaves.items()}
     outside = {name: x.double().requires_grad_() for name, x in leaves.items()}
     o, want = of(gated_delta_rule, inside), of(dispatch.gated_delta_rule, outside, form="reference")
@@ -192,7 +201,8 @@ def assert_activates(variant: str, dtype: torch.dtype = torch.float32, shape: An
     wants = torch.autograd.grad(want, list(outside.values()), do.double())
     for name, one, other in zip(leaves, got, wants, strict=True):
         assert one.dtype is leaves[name].dtype
-        assert rms_error(one, other) < (1e-3 if exact else 2e-2), name
+        # a's is a sum of terms that all but cancel over tokens and channels: bf16 left up to 4 % of it on an H100
+        assert rms_error(one, other) < (1e-3 if exact else 0.1 if name == "a" else 2e-2), name
 
 
 @pytest.mark.parametrize("variant", ["scalar decay", "untied_scalar", "gated_delta_net_2"])
@@ -203,6 +213,12 @@ def test_activations_inside(variant: str) -> None:
 
 def test_activations_inside_in_half_precision() -> None:
     assert_activates("gated_delta_net_2", torch.float16)
+
+
+def test_activations_inside_of_some_steep_chunks() -> None:
+    """The backward pass activates q, k and g of steep chunks alone."""
+    assert_activates("gated_delta_net_2", steep=True)
+    assert_activates("untied_scalar", steep=True)
 
 
 def test_activated_inputs_are_not_kept() -> None:
@@ -218,13 +234,19 @@ def test_activated_inputs_are_not_kept() -> None:
     assert count == sum(x.numel() for x in kept) + inputs["a"].numel() + inputs["delta"].numel()
 
 
-def test_gradients_of_raw_inputs_recomputed() -> None:
-    leaves, of = raw("gated_delta_net_2")
+@pytest.mark.parametrize("steep", [False, True])
+def test_gradients_of_raw_inputs_recomputed(steep: bool) -> None:
+    """And what the backward pass does not activate again, it does not read."""
+    leaves, of = raw("gated_delta_net_2", steep=steep)
     inputs = {name: x.requires_grad_() for name, x in leaves.items()}
-    kept, again = (
-        torch.autograd.grad(of(gated_delta_rule, inputs, recompute=recompute).square().sum(), list(inputs.values()))
-        for recompute in (False, True)
-    )
+
+    def grads(recompute: bool) -> tuple[Tensor, ...]:
+        o = of(gated_delta_rule, inputs, recompute=recompute)
+        return torch.autograd.grad(o.square().sum(), list(inputs.values()))
+
+    again = grads(recompute=True)
+    with poisoned_memory():
+        kept = grads(recompute=False)
     assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
 
 
@@ -317,7 +339,8 @@ def test_gpu_in_half_precision(variant: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("variant", ["scalar decay", "untied_scalar", "gated_delta_net_2"])
 def test_gpu_activations_inside(variant: str, dtype: torch.dtype) -> None:
     for widths in ((64, 64), (80, 72), (128, 128)):
-        assert_activates(variant, dtype, (2, 130, 2, *widths))
+        for steep in (False, True) if variant != "scalar decay" else (False,):
+            assert_activates(variant, dtype, (2, 130, 2, *widths), steep=steep)
 
 
 @pytest.mark.gpu

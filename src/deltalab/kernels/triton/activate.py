@@ -4,10 +4,12 @@
     dx = (dy − y (y · dy)) / |x|;   df = −exp(a) ⊙ σ(f + δ) ⊙ dg;   da = Σ g ⊙ dg;   dδ = Σ df;   db̂ = b (1 − b/r) ⊙ db
 
 One program takes TOKENS tokens of a key head and its value heads; it reads each raw input once and writes each result
-once. Of the sums over tokens it keeps its own part; parts are added up afterwards, in an order that never changes.
+once. Where a backward pass reads q, k and g of steep chunks alone, for the rest is in what the forward pass kept, a
+program takes a chunk. Of the sums over tokens a program keeps its own part; parts are added up afterwards, in an order
+that never changes.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -41,13 +43,23 @@ class Activation(NamedTuple):
     write_sigmoid: bool
 
 
-def activate(x: Inputs, how: Activation) -> Inputs:
-    """The inputs of the recurrence: new tensors in place of the raw ones, g in fp32."""
+def activate(x: Inputs, how: Activation, chunks: tuple[Tensor, Tensor] | None = None) -> Inputs:
+    """The inputs of the recurrence: new tensors in place of the raw ones, g in fp32.
+
+    Args:
+        chunks: spans [2, chunks], as in ``table.Table``, and which chunks of a head are steep [chunks, H]: q, k and g
+            are made of those alone, and are not set elsewhere.
+    """
     raw = _raw(x, how)
     if not raw:
         return x
     made = {name: torch.empty_like(y, dtype=torch.float32 if name == "g" else None) for name, y in raw.items()}
-    _launch(activation, "activation", x, how, made)
+    args, count = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(made.get, "qkgbw")), _tokens(x)
+    if chunks is None:
+        args, programs = (*args, None, None, count), _blocks(x)
+    else:
+        args, programs = (*args, *chunks, count), chunks[1].shape[0]
+    launch(activation, "activation", plan_of(x), programs * x.q.shape[2], args, RANGE=how.erase_range)
     return x._replace(**made)
 
 
@@ -58,11 +70,11 @@ def activate_back(x: Inputs, how: Activation, grads: Inputs) -> tuple[Inputs, Te
         return grads, None, None
     cotangents = {name: getattr(grads, name) for name in raw}
     if how.decay is None:
-        _launch(activation_gradients, "activation gradients", x, how, cotangents, None, None, None)
+        _launch_back(x, how, cotangents, None, None, None)
         return grads, None, None
     df = torch.empty_like(raw["g"])
     parts = [y.new_empty(_blocks(x), *y.shape, dtype=torch.float32) for y in how.decay]
-    _launch(activation_gradients, "activation gradients", x, how, cotangents, df, *parts)
+    _launch_back(x, how, cotangents, df, *parts)
     da, ddelta = (part.sum(0).to(y.dtype) for part, y in zip(parts, how.decay, strict=True))
     return grads._replace(g=df), da, ddelta
 
@@ -73,17 +85,19 @@ def _raw(x: Inputs, how: Activation) -> dict[str, Tensor]:
     return {name: y for name, raw in flags.items() if raw and (y := getattr(x, name)) is not None}
 
 
+def _tokens(x: Inputs) -> int:
+    return x.q.shape[0] * x.q.shape[1]
+
+
 def _blocks(x: Inputs) -> int:
     """Programs of a head."""
-    return -(-x.q.shape[0] * x.q.shape[1] // TOKENS.value)
+    return -(-_tokens(x) // TOKENS.value)
 
 
-def _launch(
-    kernel: Any, config: str, x: Inputs, how: Activation, results: dict[str, Tensor], *rest: Tensor | None
-) -> None:
-    args = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(results.get, "qkgbw"), *rest)
-    count = x.q.shape[0] * x.q.shape[1]
-    launch(kernel, config, plan_of(x), _blocks(x) * x.q.shape[2], (*args, count), RANGE=how.erase_range)
+def _launch_back(x: Inputs, how: Activation, cotangents: dict[str, Tensor], *rest: Tensor | None) -> None:
+    args = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(cotangents.get, "qkgbw"), *rest, _tokens(x))
+    programs = _blocks(x) * x.q.shape[2]
+    launch(activation_gradients, "activation gradients", plan_of(x), programs, args, RANGE=how.erase_range)
 
 
 @triton.constexpr_function
@@ -190,23 +204,34 @@ def decay_back(f, a, delta, dg, df, da, ddelta, begin, count, head, H: tl.conste
 
 @triton.jit(do_not_specialize=["count"])
 def activation(
-    q, k, g, b, w, a, delta, q_out, k_out, g_out, b_out, w_out, count,
-    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    q, k, g, b, w, a, delta, q_out, k_out, g_out, b_out, w_out, spans, steep, count,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+    BK: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, RANGE: tl.constexpr,
 ):  # fmt: skip
     """Args:
     q, k [count, H, K]; g, b [count, H(, K)]; w [count, HV(, V)]; a [H] and delta [H(, K)] of the decay.
     q_out … w_out: shaped as their inputs; none where those are not raw.
+    spans, steep: [2, chunks] and [chunks, H], or none: q, k and g of steep chunks alone.
     DECAY, ERASE, WRITE: 0 none, 1 one value per head, 2 one per channel.
     RANGE: of the erase gate.
     """
     head = tl.program_id(0) % H
-    begin = (tl.program_id(0) // H).to(tl.int64) * TOKENS
-    if q_out is not None:
-        normalize(q, q_out, begin, count, head, H, K, BK)
-        normalize(k, k_out, begin, count, head, H, K, BK)
-    if g_out is not None:
-        decay(g, a, delta, g_out, begin, count, head, H, channels_of(DECAY, K), channels_of(DECAY, BK))
+    begin = (tl.program_id(0) // H).to(tl.int64)
+    due = True
+    if steep is not None:
+        due = tl.load(steep + tl.program_id(0)) != 0
+        stop = tl.load(spans + tl.num_programs(0) // H + begin)
+        begin = tl.load(spans + begin).to(tl.int64)
+        count = tl.minimum(stop, begin + C)
+    else:
+        begin *= TOKENS
+    if due:
+        if q_out is not None:
+            normalize(q, q_out, begin, count, head, H, K, BK)
+            normalize(k, k_out, begin, count, head, H, K, BK)
+        if g_out is not None:
+            decay(g, a, delta, g_out, begin, count, head, H, channels_of(DECAY, K), channels_of(DECAY, BK))
     if b_out is not None:
         gate(b, b_out, begin, count, head, H, channels_of(ERASE, K), channels_of(ERASE, BK), RANGE)
     if w_out is not None:

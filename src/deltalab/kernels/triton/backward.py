@@ -2,13 +2,13 @@
 
     dR = Pᵀ dO + Kt D;   dX = Tᵀ dR;   D ← Qγᵀ dO + Diag(γ_C) D − Eᵀ dX
 
-D is the cotangent of the state at a chunk's end; dX and D are kept for the gradients that remain.
+D is the cotangent of the state at a chunk's end, η as in forward.py; dX and D are kept for the gradients that remain.
 """
 
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.forward import decayed, load_factor, load_square, scaled
+from deltalab.kernels.triton.forward import first_operand, load_end, load_factor, load_square, scaled
 from deltalab.kernels.triton.inputs import load_rows, state_block, store_rows
 from deltalab.kernels.triton.parts import dot
 
@@ -26,7 +26,7 @@ def state_backward(
     factors, T, P, end, sequences, tiles: as in ``state_forward``.
     dfinal (FINAL), dinitial (GIVEN): cotangents of states [N, HV, K, V].
     dX: [tokens, HV, V].
-    D: [chunks, HV, K, V] at the chunks' ends.
+    D: [chunks, HV, K, V] at the chunks' ends, times η where there is one.
     """
     head, first, start, stop, _, chunk, place, own, inside = state_block(sequences, HV, K, V, BK, BV)
     key_head = head // (HV // H)
@@ -40,18 +40,25 @@ def state_backward(
         tokens = begin + rows
         real = tokens < stop
         tile = chunk * H + key_head
-        tl.store(D + (chunk * HV + head) * K * V + own, S.to(D.dtype.element_ty), mask=inside)
+        leaves = load_end(end, tile, BK, DECAY)
+        if DECAY == 2:
+            S *= leaves
+        S_ = S.to(OP)
+        tl.store(D + (chunk * HV + head) * K * V + own, S_.to(D.dtype.element_ty), mask=inside)
         dO = load_rows(do, tokens, real, head, HV, V, BV, first).to(OP)
         Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        G = scaled(dot(Kt, S.to(OP), PRECISION), scales, ROWS)
+        G = scaled(dot(first_operand(Kt, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
         G += dot(tl.trans(load_square(P, tile, C)), dO, PRECISION)
         Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        S = decayed(S, end, tile, BK, DECAY)
+        if DECAY == 1:
+            S *= leaves
         S += dot(tl.trans(Qg), scaled(dO.to(tl.float32), scales, ROWS).to(OP), PRECISION)
         if ERASE > 0:
             G = dot(tl.trans(load_square(T, tile, C)), G.to(OP), PRECISION)
             E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
             S -= dot(tl.trans(E), scaled(G, scales, ROWS).to(OP), PRECISION)
+        if DECAY == 2:
+            S *= leaves
         store_rows(dX, G, tokens, real, head, HV, V, BV, first)
     if GIVEN:
         tl.store(dinitial + place + own, S, mask=inside)

@@ -2,14 +2,15 @@
 
     X = w ⊙ v − E S;   R = T X;   O = Qγ S + P R;   S ← Diag(γ_C) S + Ktᵀ R
 
-Where a backward follows, S at the start of every chunk and R are kept.
+With a decay per channel the factors come without η (prologue.py), so that S is taken times η before and after. Where a
+backward follows, R and the S that met the factors are kept.
 """
 
 import triton
 import triton.language as tl
 
 from deltalab.kernels.triton.inputs import load_rows, load_scalars, state_block, store_rows
-from deltalab.kernels.triton.parts import dot
+from deltalab.kernels.triton.parts import dot, in_registers
 
 
 @triton.jit
@@ -25,6 +26,15 @@ def load_factor(factors, x, which, tile, tiles, tokens, real, head, H: tl.conste
     else:  # noqa: RET505, Triton needs one branch
         place = (which * tiles + tile) * C * BK + rows[:, None] * BK + channels[None, :]
         return tl.load(factors + place), tl.full([C], 1.0, tl.float32)
+
+
+@triton.jit
+def first_operand(x, PLAIN: tl.constexpr):
+    """x for a product, by way of registers unless PLAIN (``Plan.through_registers``)."""
+    if PLAIN:
+        return x
+    else:  # noqa: RET505, Triton needs one branch
+        return in_registers(x)
 
 
 @triton.jit
@@ -57,13 +67,14 @@ def load_values(v, w, tokens, real, head, HV: tl.constexpr, V: tl.constexpr, BV:
 
 
 @triton.jit
-def decayed(S, end, tile, BK: tl.constexpr, DECAY: tl.constexpr):
-    """Diag(γ_C) S."""
+def load_end(end, tile, BK: tl.constexpr, DECAY: tl.constexpr):
+    """What a chunk leaves of the state: η [BK, 1], once on the way in and once on the way out, or γ_C."""
     if DECAY == 2:
-        return S * tl.load(end + tile * BK + tl.arange(0, BK))[:, None]
-    if DECAY == 1:
-        return S * tl.load(end + tile)
-    return S
+        return tl.load(end + tile * BK + tl.arange(0, BK))[:, None]
+    elif DECAY == 1:  # noqa: RET505, Triton needs one branch
+        return tl.load(end + tile)
+    else:
+        return 1.0
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -80,7 +91,7 @@ def state_forward(
     sequences: [2, N + 1] first token of each sequence, and its first chunk.
     tiles: chunks × H.
     o: [tokens, HV, V].
-    states: [chunks, HV, K, V] at the chunks' starts. R: [tokens, HV, V].
+    states: [chunks, HV, K, V] at the chunks' starts, times η where there is one. R: [tokens, HV, V].
     """
     head, first, start, stop, chunk, _, place, own, inside = state_block(sequences, HV, K, V, BK, BV)
     key_head = head // (HV // H)
@@ -92,24 +103,33 @@ def state_forward(
         tokens = begin + rows
         real = tokens < stop
         tile = chunk * H + key_head
+        leaves = load_end(end, tile, BK, DECAY)
+        if DECAY == 2:
+            S *= leaves
         S_ = S.to(OP)
         if SAVE:
-            tl.store(states + (chunk * HV + head) * K * V + own, S.to(states.dtype.element_ty), mask=inside)
+            tl.store(states + (chunk * HV + head) * K * V + own, S_.to(states.dtype.element_ty), mask=inside)
+        if DECAY == 1:
+            S *= leaves
+        if ERASE > 0:
+            E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+            erased = scaled(dot(first_operand(E, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
         v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
         X = v_ * w_
         if ERASE > 0:
-            E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-            X -= scaled(dot(E, S_, PRECISION), scales, ROWS)
-            X = dot(load_square(T, tile, C), X.to(OP), PRECISION)
+            X -= erased
+            X = dot(first_operand(load_square(T, tile, C), ROWS or BK > 128), X.to(OP), PRECISION)
         R_ = X.to(OP)
         if SAVE:
             store_rows(R, R_, tokens, real, head, HV, V, BV, first)
         Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        O = scaled(dot(Qg, S_, PRECISION), scales, ROWS)
-        O += dot(load_square(P, tile, C), R_, PRECISION)
+        O = scaled(dot(first_operand(Qg, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
+        O += dot(first_operand(load_square(P, tile, C), ROWS or BK > 128), R_, PRECISION)
         store_rows(o, O, tokens, real, head, HV, V, BV, first)
         Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        S = decayed(S, end, tile, BK, DECAY) + dot(tl.trans(Kt), scaled(X, scales, ROWS).to(OP), PRECISION)
+        S += dot(tl.trans(Kt), scaled(X, scales, ROWS).to(OP), PRECISION)
+        if DECAY == 2:
+            S *= leaves
         chunk += 1
     if FINAL:
         tl.store(final + place + own, S, mask=inside)

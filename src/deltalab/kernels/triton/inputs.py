@@ -10,11 +10,17 @@ from deltalab.kernels.triton.parts import LOG2E
 
 
 @triton.jit
-def load_rows(x, tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, first):
-    """Rows [C, BD] of x [tokens, HEADS, D] in fp32, from channel ``first`` on."""
+def read_rows(x, tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, first):
+    """Rows [C, BD] of x [tokens, HEADS, D] from channel ``first`` on, as they are stored."""
     channels = first + tl.arange(0, BD)
     place = (tokens[:, None] * HEADS + head) * D + channels[None, :]
-    return tl.load(x + place, mask=real[:, None] & (channels < D)[None, :], other=0.0).to(tl.float32)
+    return tl.load(x + place, mask=real[:, None] & (channels < D)[None, :], other=0.0)
+
+
+@triton.jit
+def load_rows(x, tokens, real, head, HEADS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, first):
+    """``read_rows`` in fp32."""
+    return read_rows(x, tokens, real, head, HEADS, D, BD, first).to(tl.float32)
 
 
 @triton.jit
@@ -29,6 +35,12 @@ def store_rows(x, value, tokens, real, head, HEADS: tl.constexpr, D: tl.constexp
 def load_scalars(x, tokens, real, head, HEADS: tl.constexpr):
     """One value per token [C] of x [tokens, HEADS] in fp32."""
     return tl.load(x + tokens * HEADS + head, mask=real, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_scalars(x, value, tokens, real, head, HEADS: tl.constexpr):
+    """The reverse of ``load_scalars``."""
+    tl.store(x + tokens * HEADS + head, value.to(x.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -61,11 +73,11 @@ def state_block(sequences, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, B
 
 
 @triton.jit
-def load_erase(b, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
+def read_erase(b, tokens, real, head, H: tl.constexpr, K: tl.constexpr, KB: tl.constexpr, first,
                ERASE: tl.constexpr):  # fmt: skip
-    """The erase gate of a block of channels, [C, KB] or [C, 1]; zero without one."""
+    """The erase gate of a block of channels, [C, KB] as stored or [C, 1]; zero without one."""
     if ERASE == 2:
-        return load_rows(b, tokens, real, head, H, K, KB, first)
+        return read_rows(b, tokens, real, head, H, K, KB, first)
     elif ERASE == 1:  # noqa: RET505, Triton needs one branch
         return load_scalars(b, tokens, real, head, H)[:, None]
     else:

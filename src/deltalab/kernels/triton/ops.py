@@ -74,7 +74,8 @@ def run_backward(
     """The gradients of q, k, v, g, b, w, a, δ and the initial state; empty where there is none."""
     raw, how = Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid)
     kept = factors, T, P, end, steep, states, R
-    dx, dinitial = passes.run_backward(activate(raw, how), initial, cu_seqlens, do, dfinal, kept, scale)
+    x = activate(raw, how, passes.chunks_of(raw, cu_seqlens, steep))
+    dx, dinitial = passes.run_backward(x, initial, cu_seqlens, do, dfinal, kept, scale)
     dx, da, ddelta = activate_back(raw, how, dx)
     grads = (q.new_empty(0) if x is None else x for x in (*dx, da, ddelta, dinitial))
     dq, dk, dv, dg, db, dw, da, ddelta, dinitial = grads

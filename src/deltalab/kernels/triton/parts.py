@@ -31,6 +31,16 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def in_registers(x):
+    """x by way of registers: for an operation stands between where it is loaded and a product.
+
+    Of a product's first operand in a pipelined loop, shared memory is then free a stage earlier. And what is loaded
+    before a loop, and used after it, waits for its load there: Triton writes to shared memory right behind a load.
+    """
+    return x + 0.0
+
+
+@triton.jit
 def softplus(x):
     return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
 
@@ -38,6 +48,12 @@ def softplus(x):
 @triton.jit
 def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def half_decay(last):
+    """log2 η of a chunk with log2 γ_C: half of it, or −SPAN where that is less and both γ_C and η² are nothing."""
+    return tl.maximum(0.5 * last, -SPAN)
 
 
 @triton.jit

@@ -28,12 +28,13 @@ def run_forward(
     plan, table = _lay_out(x, cu_seqlens)
     o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save)
     if not save:
-        factors, T, P, end, steep = _scratch(x, cu_seqlens)
+        factors, T, P, end, steep = _scratch(x, cu_seqlens, False)
     tiles = table.chunks * plan.heads
     for which, programs in _launches(plan, tiles, "prologue"):
         launch(
             prologue, which, plan, programs,
-            (x.q, x.k, x.g, x.b, factors, T, P, end, table.spans, steep, scale, tiles), STEEP=which != "prologue",
+            (x.q, x.k, x.g, x.b, factors, T, P, end, table.spans, steep, scale, tiles),
+            STEEP=which != "prologue", SAVE=save,
         )  # fmt: skip
     launch(
         state_forward, "forward", plan, table.count * plan.state_programs,
@@ -77,11 +78,19 @@ def run_backward(
     for which, programs in _launches(plan, tiles, "key gradients"):
         launch(
             key_gradients, which, plan, programs,
-            (x.q, x.k, x.g, x.b, do, dX, R, states, D, table.spans, steep, squares, diagonals,
+            (x.q, x.k, x.g, x.b, factors, do, dX, R, states, D, table.spans, steep, squares, diagonals,
              dx.q, dx.k, dx.g, dx.b, scale, tiles),
             STEEP=which != "key gradients",
         )  # fmt: skip
     return dx, dinitial
+
+
+def chunks_of(x: Inputs, cu_seqlens: Tensor | None, steep: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The chunks' spans, and which are steep, where a backward pass reads q, k and g of these alone; else none."""
+    if not steep.numel():
+        return None
+    spans = _lay_out(x, cu_seqlens)[1].spans
+    return spans, steep[: spans.shape[1]]
 
 
 def _lay_out(x: Inputs, cu_seqlens: Tensor | None) -> tuple[Plan, Table]:
@@ -105,14 +114,15 @@ def _most_chunks(q: Tensor, cu_seqlens: Tensor | None, chunk: int) -> int:
     return (time + (cu_seqlens.shape[0] - 1) * (chunk - 1)) // chunk
 
 
-def _scratch(x: Inputs, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _scratch(x: Inputs, cu_seqlens: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Factors, T, P, γ_C and which chunks are steep, as ``prologue`` fills them."""
     q, plan = x.q, plan_of(x)
     tiles = (_most_chunks(q, cu_seqlens, plan.chunk), plan.heads)
     if plan.rows:
         factors = q.new_empty(3, *tiles, plan.chunk, dtype=torch.float32)
     else:
-        factors = q.new_empty(3, *tiles, plan.chunk, plan.padded_width, dtype=plan.narrow)
+        planes = 4 if save and plan.decay == 2 else 3
+        factors = q.new_empty(planes, *tiles, plan.chunk, plan.padded_width, dtype=plan.narrow)
     squares = [q.new_empty(*tiles, plan.chunk, plan.chunk, dtype=plan.narrow) for _ in range(2 if plan.erase else 1)]
     widths = {0: (0,), 1: tiles, 2: (*tiles, plan.padded_width)}
     end = q.new_empty(widths[plan.decay], dtype=torch.float32)
@@ -130,4 +140,4 @@ def results(x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool) -> tu
         return torch.empty_like(v), last, *(q.new_empty(0) for _ in range(7))
     states = q.new_empty(_most_chunks(q, cu_seqlens, plan.chunk), *state, dtype=plan.narrow)
     R = torch.empty_like(v, dtype=plan.narrow)
-    return torch.empty_like(v), last, *_scratch(x, cu_seqlens), states, R
+    return torch.empty_like(v), last, *_scratch(x, cu_seqlens, True), states, R

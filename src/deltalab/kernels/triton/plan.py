@@ -23,8 +23,8 @@ CONFIGS: dict[str, dict[str, int]] = {
     "activation gradients": {"num_warps": 8, "num_stages": 1},
     "prologue": {"KB": 64, "num_warps": 4, "num_stages": 1},
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
-    "forward": {"num_warps": 4, "num_stages": 2},
-    "backward": {"num_warps": 4, "num_stages": 2},
+    "forward": {"num_warps": 4, "num_stages": 3},
+    "backward": {"num_warps": 4, "num_stages": 3},
     "value gradients": {"num_warps": 4, "num_stages": 1},
     "key gradients": {"KB": 64, "num_warps": 8, "num_stages": 3},
     "steep key gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
@@ -82,6 +82,12 @@ class Plan:
         return self.decay != 2 and self.erase != 2
 
     @property
+    def through_registers(self) -> bool:
+        """Whether the passes over the state take factors to their products through registers, which leaves room for a
+        third stage of the pipeline. Without factors, or with wide ones, registers are what is short."""
+        return not self.rows and self.padded_width <= 128
+
+    @property
     def padded_width(self) -> int:
         return max(NARROWEST, power_of_two(self.width))
 
@@ -114,20 +120,29 @@ class Plan:
         config = dict(CONFIGS[kernel])
         if kernel in ("forward", "backward") and self.padded_width > 128:
             config["num_warps"] = 8
-        if kernel == "key gradients" and self.decay != 2:
+        if kernel == "key gradients" and not self.decay:
             config |= {"num_warps": 4, "num_stages": 2}
-        if self.stage_bytes(kernel) * config["num_stages"] > self.shared:
-            config["num_stages"] = 1
+        if kernel == "prologue" and self.decay != 2:
+            config["maxnreg"] = 168
+        if kernel in ("forward", "backward") and not self.through_registers:
+            config["num_stages"] = 2
+        while config["num_stages"] > 1 and self.pipeline_bytes(kernel, config["num_stages"]) > self.shared:
+            config["num_stages"] -= 1
         return config
 
-    def stage_bytes(self, kernel: str) -> int:
-        """About how many bytes of shared memory a stage of a kernel's pipeline takes."""
-        c, block = self.chunk, VALUE_BLOCK
-        if kernel in ("forward", "backward"):
-            elements = 3 * c * self.padded_width + 2 * c * c + 2 * c * block
-        else:
-            elements = 6 * 64 * 64
-        return elements * self.narrow.itemsize
+    def pipeline_bytes(self, kernel: str, stages: int) -> int:
+        """Bytes of shared memory that a kernel takes on Hopper with so many stages of its pipeline: what products read
+        there has a buffer a stage, what goes through registers one less."""
+        factor, square = self.chunk * self.padded_width, self.chunk**2
+        values, state = self.chunk * VALUE_BLOCK, self.padded_width * VALUE_BLOCK
+        fewer = stages - self.through_registers
+        held = 0 if self.decay == 2 else 5
+        elements = {
+            "forward": fewer * 2 * (factor + square) + stages * factor + (stages - 1) * 2 * values + state + 2 * values,
+            "backward": fewer * factor + stages * (2 * factor + 2 * square + values) + state + values,
+            "key gradients": ((stages - 1) * 2 + stages * 3 + held) * NARROWEST * VALUE_BLOCK,
+        }
+        return elements.get(kernel, 0) * self.narrow.itemsize + 2048
 
 
 def plan_of(x: Inputs) -> Plan:

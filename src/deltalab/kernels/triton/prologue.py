@@ -2,7 +2,12 @@
 
     E = γ ⊙ b ⊙ k,  Qγ = scale · γ ⊙ q,  Kt = (γ_C/γ) ⊙ k,  P causal scores,  T = (I + A)^-1,  A erase scores
 
-A chunk too steep for one anchor (parts.py) is marked, and done by a second launch that does no other.
+Of a decay per channel the factors are kept without the half of the chunk's decay that they have in common, η = √γ_C:
+E/η, Qγ/η and Kt/η are what the scores are made of, and make the gradients too (with γ/η, kept beside them). The passes
+over the state put η into the state instead.
+
+A chunk too steep for one anchor (parts.py) is marked, and done by a second launch that does no other. There η is
+2^-SPAN: what it leaves of the first state is nothing, as it should be.
 
 With decay and erase gate of one value per head, E, Qγ and Kt are q and k with their rows scaled: then the three scales
 are kept [3, C] instead, and the later stages read q and k themselves.
@@ -15,12 +20,12 @@ from deltalab.kernels.triton.inputs import (
     chunk_of,
     head_decay,
     load_channel_decay,
-    load_erase,
     load_rows,
     load_scalars,
     pair_decay,
+    read_erase,
 )
-from deltalab.kernels.triton.parts import GROUP, SPAN, anchored_scores, any_steep, dot, unit_lower_inverse
+from deltalab.kernels.triton.parts import GROUP, SPAN, anchored_scores, any_steep, dot, half_decay, unit_lower_inverse
 
 
 @triton.jit
@@ -40,26 +45,26 @@ def store_factors(
 def channel_decay_block(
     q, k, g, b, factors, end, tokens, real, head, tile, tiles, first, scale,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, ERASE: tl.constexpr,
-    STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    STEEP: tl.constexpr, SAVE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of channels with a decay each: its factors kept; its part of the erase and causal scores, and
     whether it is steep."""
     channels = first + tl.arange(0, KB)
     q_ = load_rows(q, tokens, real, head, H, K, KB, first) * scale
     k_ = load_rows(k, tokens, real, head, H, K, KB, first)
-    bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE)
+    bk = k_ * read_erase(b, tokens, real, head, H, K, KB, first, ERASE).to(tl.float32)
     decay = load_channel_decay(g, tokens, real, head, H, K, KB, first)
     G = tl.cumsum(decay, 0)
     last = tl.sum(decay, 0)
-    tl.store(end + tile * BK + channels, tl.exp2(last))
+    half = half_decay(last)
+    tl.store(end + tile * BK + channels, tl.exp2(half))
     if STEEP:
         A, P = anchored_scores(bk, q_, k_, G, C, KB, ERASE > 0, OP, PRECISION)
-        lead = tl.exp2(G)
-        tail = tl.exp2(last[None, :] - G)
+        lead = tl.exp2(G - half[None, :])
+        tail = tl.exp2(last[None, :] - half[None, :] - G)
         store_factors(factors, bk * lead, q_ * lead, k_ * tail, tile, tiles, first, C, BK, KB, ERASE > 0)
     else:
-        half = tl.exp2(0.5 * last)[None, :]
-        up = tl.exp2(G - 0.5 * last[None, :])
+        up = tl.exp2(G - half[None, :])
         q_ *= up
         bk *= up
         k_ /= up
@@ -68,7 +73,10 @@ def channel_decay_block(
         A = P
         if ERASE > 0:
             A = dot(bk.to(OP), columns, PRECISION)
-        store_factors(factors, bk * half, q_ * half, k_ * half, tile, tiles, first, C, BK, KB, ERASE > 0)
+        store_factors(factors, bk, q_, k_, tile, tiles, first, C, BK, KB, ERASE > 0)
+        if SAVE:
+            place = (3 * tiles + tile) * C * BK + tl.arange(0, C)[:, None] * BK + channels[None, :]
+            tl.store(factors + place, up.to(factors.dtype.element_ty))
     return A, P, tl.min(last, 0) < -2 * SPAN
 
 
@@ -76,7 +84,7 @@ def channel_decay_block(
 def prologue_tile(
     q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr, SAVE: tl.constexpr,
     OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one key head."""
@@ -90,7 +98,7 @@ def prologue_tile(
         if DECAY == 2:
             more_A, more, more_steep = channel_decay_block(
                 q, k, g, b, factors, end, tokens, real, head, tile, tiles, first, scale,
-                H, K, C, BK, KB, ERASE, STEEP, OP, PRECISION,
+                H, K, C, BK, KB, ERASE, STEEP, SAVE, OP, PRECISION,
             )  # fmt: skip
             A += more_A
             causal += more
@@ -101,7 +109,7 @@ def prologue_tile(
             columns = tl.trans(k_.to(OP))
             causal += dot(q_.to(OP), columns, PRECISION)
             if ERASE > 0:
-                bk = k_ * load_erase(b, tokens, real, head, H, K, KB, first, ERASE)
+                bk = k_ * read_erase(b, tokens, real, head, H, K, KB, first, ERASE).to(tl.float32)
                 A += dot(bk.to(OP), columns, PRECISION)
                 if ERASE == 2:
                     store_factors(
@@ -133,19 +141,21 @@ def prologue_tile(
 def prologue(
     q, k, g, b, factors, T, P, end, spans, steep, scale, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr, SAVE: tl.constexpr,
     OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
     q, k [tokens, H, K]; g, b [tokens, H(, K)].
-    factors: E, Qγ, Kt [3, chunks, H, C, BK], or scales [3, chunks, H, C] (ROWS).
+    factors: E, Qγ, Kt [3, chunks, H, C, BK], or scales [3, chunks, H, C] (ROWS); with a decay per channel E/η, Qγ/η,
+        Kt/η, and γ/η where a backward pass follows [4, …].
     T, P: [chunks, H, C, C].
-    end: γ_C [chunks, H, BK], or [chunks, H].
+    end: η [chunks, H, BK], or γ_C [chunks, H].
     spans: [2, chunks] first token of a chunk, and the token after its last.
     steep: [chunks, H] which are too steep for one anchor.
     tiles: chunks × H.
     DECAY, ERASE: 0 none, 1 one value per head, 2 one per channel.
     STEEP: the launch that does the steep ones.
+    SAVE: whether a backward pass follows.
     """
     if STEEP:
         for base in range(tl.program_id(0).to(tl.int64) * GROUP, tiles, tl.num_programs(0) * GROUP):
@@ -154,11 +164,11 @@ def prologue(
                     if tl.load(steep + tile) != 0:
                         prologue_tile(
                             q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
-                            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, OP, PRECISION,
+                            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, SAVE, OP, PRECISION,
                         )  # fmt: skip
     else:
         tile = tl.program_id(0).to(tl.int64)
         prologue_tile(
             q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
-            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, OP, PRECISION,
+            H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, SAVE, OP, PRECISION,
         )  # fmt: skip

@@ -2,15 +2,16 @@
 
     dv = w ⊙ dX;   dw = v ⊙ dX;   dP = tril(dO Rᵀ);   dA = −stril(dX Rᵀ)
 
-dP and dA are left in memory for the key side (key_gradients.py), which reads them both ways round. A token's causal
-score with itself holds no decay: dP's diagonal is kept apart, or it would drown small terms in the decay's gradient.
+dO Rᵀ and dX Rᵀ are left in memory for the key side (key_gradients.py), which reads them both ways round and takes what
+lies below their diagonals. A token's causal score with itself holds no decay: dP's diagonal is kept apart, or it would
+drown small terms in the decay's gradient.
 """
 
 import triton
 import triton.language as tl
 
 from deltalab.kernels.triton.forward import load_values
-from deltalab.kernels.triton.inputs import chunk_of, head_decay, load_rows, pair_decay, store_rows
+from deltalab.kernels.triton.inputs import chunk_of, head_decay, load_rows, pair_decay, store_rows, store_scalars
 from deltalab.kernels.triton.parts import dot
 
 
@@ -22,15 +23,15 @@ def value_gradients(
 ):  # fmt: skip
     """Args:
     v, w as in ``state_forward``; g as in ``prologue``; R, dX of the two passes over the state.
-    squares: dP and dA below the diagonal [chunks, H, 2, C, C], summed over a key head's value heads.
+    squares: dO Rᵀ and dX Rᵀ [chunks, H, 2, C, C], with the pairs' decay, summed over a key head's value heads.
     diagonals: dP's diagonal [chunks, H, C].
     dv, dw: shaped as v and w.
     """
     tile = tl.program_id(0).to(tl.int64)
     tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
     rows = tl.arange(0, C)
-    dP = tl.zeros([C, C], tl.float32)
-    dA = tl.zeros([C, C], tl.float32)
+    dO_R = tl.zeros([C, C], tl.float32)
+    dX_R = tl.zeros([C, C], tl.float32)
     diagonal = tl.zeros([C], tl.float32)
     for head in range(key_head * (HV // H), (key_head + 1) * (HV // H)):
         gained = tl.zeros([C], tl.float32)
@@ -40,9 +41,9 @@ def value_gradients(
             dX_ = load_rows(dX, tokens, real, head, HV, V, BV, first)
             diagonal += tl.sum(dO_ * R_, 1)
             columns = tl.trans(R_.to(OP))
-            dP += dot(dO_.to(OP), columns, PRECISION)
+            dO_R += dot(dO_.to(OP), columns, PRECISION)
             if ERASE > 0:
-                dA -= dot(dX_.to(OP), columns, PRECISION)
+                dX_R += dot(dX_.to(OP), columns, PRECISION)
             v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
             store_rows(dv, dX_ * w_, tokens, real, head, HV, V, BV, first)
             if WRITE == 2:
@@ -50,15 +51,14 @@ def value_gradients(
             elif WRITE == 1:
                 gained += tl.sum(dX_ * v_, 1)
         if WRITE == 1:
-            tl.store(dw + tokens * HV + head, gained.to(dw.dtype.element_ty), mask=real)
+            store_scalars(dw, gained, tokens, real, head, HV)
     if DECAY == 1:
         _, _, G, _ = head_decay(g, tokens, real, key_head, H, C, DECAY)
         pairs = pair_decay(G, C)
-        dP *= pairs
-        dA *= pairs
-    lower = rows[:, None] > rows[None, :]
+        dO_R *= pairs
+        dX_R *= pairs
     place = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
-    tl.store(place, tl.where(lower, dP, 0.0).to(OP))
+    tl.store(place, dO_R.to(OP))
     if ERASE > 0:
-        tl.store(place + C * C, tl.where(lower, dA, 0.0).to(OP))
+        tl.store(place + C * C, dX_R.to(OP))
     tl.store(diagonals + tile * C + rows, diagonal)
