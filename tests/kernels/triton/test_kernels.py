@@ -202,7 +202,8 @@ def assert_activates(
     for name, one, other in zip(leaves, got, wants, strict=True):
         assert one.dtype is leaves[name].dtype
         # a's is a sum of terms that all but cancel over tokens and channels: bf16 left up to 4 % of it on an H100
-        assert rms_error(one, other) < (1e-3 if exact else 0.1 if name == "a" else 2e-2), name
+        loose = dtype is torch.bfloat16 and name == "a"
+        assert rms_error(one, other) < (1e-3 if exact else 0.1 if loose else 2e-2), name
 
 
 @pytest.mark.parametrize("variant", ["scalar decay", "untied_scalar", "gated_delta_net_2"])

@@ -9,7 +9,7 @@ program takes a chunk. Of the sums over tokens a program keeps its own part; par
 that never changes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -54,12 +54,8 @@ def activate(x: Inputs, how: Activation, chunks: tuple[Tensor, Tensor] | None = 
     if not raw:
         return x
     made = {name: torch.empty_like(y, dtype=torch.float32 if name == "g" else None) for name, y in raw.items()}
-    args, count = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(made.get, "qkgbw")), _tokens(x)
-    if chunks is None:
-        args, programs = (*args, None, None, count), _blocks(x)
-    else:
-        args, programs = (*args, *chunks, count), chunks[1].shape[0]
-    launch(activation, "activation", plan_of(x), programs * x.q.shape[2], args, RANGE=how.erase_range)
+    blocks = _blocks(x) if chunks is None else chunks[1].shape[0]
+    _launch(activation, "activation", blocks, x, how, made, *(chunks or (None, None)))
     return x._replace(**made)
 
 
@@ -70,11 +66,11 @@ def activate_back(x: Inputs, how: Activation, grads: Inputs) -> tuple[Inputs, Te
         return grads, None, None
     cotangents = {name: getattr(grads, name) for name in raw}
     if how.decay is None:
-        _launch_back(x, how, cotangents, None, None, None)
+        _launch(activation_gradients, "activation gradients", _blocks(x), x, how, cotangents, None, None, None)
         return grads, None, None
     df = torch.empty_like(raw["g"])
     parts = [y.new_empty(_blocks(x), *y.shape, dtype=torch.float32) for y in how.decay]
-    _launch_back(x, how, cotangents, df, *parts)
+    _launch(activation_gradients, "activation gradients", _blocks(x), x, how, cotangents, df, *parts)
     da, ddelta = (part.sum(0).to(y.dtype) for part, y in zip(parts, how.decay, strict=True))
     return grads._replace(g=df), da, ddelta
 
@@ -85,19 +81,17 @@ def _raw(x: Inputs, how: Activation) -> dict[str, Tensor]:
     return {name: y for name, raw in flags.items() if raw and (y := getattr(x, name)) is not None}
 
 
-def _tokens(x: Inputs) -> int:
-    return x.q.shape[0] * x.q.shape[1]
-
-
 def _blocks(x: Inputs) -> int:
-    """Programs of a head."""
-    return -(-_tokens(x) // TOKENS.value)
+    """Programs of a head, TOKENS tokens each."""
+    return -(-x.q.shape[0] * x.q.shape[1] // TOKENS.value)
 
 
-def _launch_back(x: Inputs, how: Activation, cotangents: dict[str, Tensor], *rest: Tensor | None) -> None:
-    args = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(cotangents.get, "qkgbw"), *rest, _tokens(x))
-    programs = _blocks(x) * x.q.shape[2]
-    launch(activation_gradients, "activation gradients", plan_of(x), programs, args, RANGE=how.erase_range)
+def _launch(
+    kernel: Any, config: str, blocks: int, x: Inputs, how: Activation, results: dict[str, Tensor], *rest: Tensor | None
+) -> None:
+    args = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(results.get, "qkgbw"), *rest)
+    count = x.q.shape[0] * x.q.shape[1]
+    launch(kernel, config, plan_of(x), blocks * x.q.shape[2], (*args, count), RANGE=how.erase_range)
 
 
 @triton.constexpr_function

@@ -19,7 +19,7 @@ def state_backward(
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr,
-    GIVEN: tl.constexpr, FINAL: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    REGISTERS: tl.constexpr, GIVEN: tl.constexpr, FINAL: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
     do: [tokens, HV, V].
@@ -47,7 +47,7 @@ def state_backward(
         tl.store(D + (chunk * HV + head) * K * V + own, S_.to(D.dtype.element_ty), mask=inside)
         dO = load_rows(do, tokens, real, head, HV, V, BV, first).to(OP)
         Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        G = scaled(dot(first_operand(Kt, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
+        G = scaled(dot(first_operand(Kt, REGISTERS), S_, PRECISION), scales, ROWS)
         G += dot(tl.trans(load_square(P, tile, C)), dO, PRECISION)
         Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
         if DECAY == 1:

@@ -29,12 +29,12 @@ def load_factor(factors, x, which, tile, tiles, tokens, real, head, H: tl.conste
 
 
 @triton.jit
-def first_operand(x, PLAIN: tl.constexpr):
-    """x for a product, by way of registers unless PLAIN (``Plan.through_registers``)."""
-    if PLAIN:
-        return x
-    else:  # noqa: RET505, Triton needs one branch
+def first_operand(x, REGISTERS: tl.constexpr):
+    """x for a product, by way of registers where asked for (``Plan.through_registers``)."""
+    if REGISTERS:
         return in_registers(x)
+    else:  # noqa: RET505, Triton needs one branch
+        return x
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def state_forward(
     q, k, v, w, factors, T, P, end, initial, sequences, tiles, o, states, R, final,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr, REGISTERS: tl.constexpr,
     GIVEN: tl.constexpr, FINAL: tl.constexpr, SAVE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
@@ -113,18 +113,18 @@ def state_forward(
             S *= leaves
         if ERASE > 0:
             E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-            erased = scaled(dot(first_operand(E, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
+            erased = scaled(dot(first_operand(E, REGISTERS), S_, PRECISION), scales, ROWS)
         v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
         X = v_ * w_
         if ERASE > 0:
             X -= erased
-            X = dot(first_operand(load_square(T, tile, C), ROWS or BK > 128), X.to(OP), PRECISION)
+            X = dot(first_operand(load_square(T, tile, C), REGISTERS), X.to(OP), PRECISION)
         R_ = X.to(OP)
         if SAVE:
             store_rows(R, R_, tokens, real, head, HV, V, BV, first)
         Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        O = scaled(dot(first_operand(Qg, ROWS or BK > 128), S_, PRECISION), scales, ROWS)
-        O += dot(first_operand(load_square(P, tile, C), ROWS or BK > 128), R_, PRECISION)
+        O = scaled(dot(first_operand(Qg, REGISTERS), S_, PRECISION), scales, ROWS)
+        O += dot(first_operand(load_square(P, tile, C), REGISTERS), R_, PRECISION)
         store_rows(o, O, tokens, real, head, HV, V, BV, first)
         Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
         S += dot(tl.trans(Kt), scaled(X, scales, ROWS).to(OP), PRECISION)

@@ -110,6 +110,7 @@ class Plan:
             "ERASE": self.erase,
             "WRITE": self.write,
             "ROWS": self.rows,
+            "REGISTERS": self.through_registers,
             "OP": tl.bfloat16 if self.narrow is torch.bfloat16 else tl.float32,
             "PRECISION": self.precision,
         }
