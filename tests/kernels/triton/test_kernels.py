@@ -199,11 +199,21 @@ def assert_activates(
     do = torch.randn(o.shape, generator=torch.Generator().manual_seed(3)).to(DEVICE, dtype)
     got = torch.autograd.grad(o, list(inside.values()), do)
     wants = torch.autograd.grad(want, list(outside.values()), do.double())
+    of_decay = decay_terms(outside, wants[list(leaves).index("g")])
     for name, one, other in zip(leaves, got, wants, strict=True):
         assert one.dtype is leaves[name].dtype
-        # a's is a sum of terms that all but cancel over tokens and channels: bf16 left up to 4 % of it on an H100
-        loose = dtype is torch.bfloat16 and name == "a"
-        assert rms_error(one, other) < (1e-3 if exact else 0.1 if loose else 2e-2), name
+        if name in of_decay:
+            assert (one - other).norm() < (1e-4 if exact else 1e-2) * of_decay[name].norm(), name
+        else:
+            assert rms_error(one, other) < (1e-3 if exact else 2e-2), name
+
+
+def decay_terms(x: dict[str, Tensor], dg: Tensor) -> dict[str, Tensor]:
+    """Σ |term| of the sums over tokens (and channels) that are a's and δ's gradients: the terms all but cancel, so that
+    a sum's error is not small beside the sum. dg: the gradient of the raw g."""
+    rate = x["g"] + x["delta"]
+    sizes = {"a": (dg * F.softplus(rate) / rate.sigmoid()).abs().sum((0, 1)), "delta": dg.abs().sum((0, 1))}
+    return sizes | {"a": sizes["a"].reshape(x["a"].shape[0], -1).sum(1)}
 
 
 @pytest.mark.parametrize("variant", ["scalar decay", "untied_scalar", "gated_delta_net_2"])
@@ -345,11 +355,12 @@ def test_gpu_activations_inside(variant: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["gated_delta_net_2", "gated_delta_net"])
 @pytest.mark.parametrize("decay", ["none", "strong", "mixed channels", "mixed tokens"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gpu_any_decay(decay: str, dtype: torch.dtype) -> None:
+def test_gpu_any_decay(decay: str, dtype: torch.dtype, variant: str) -> None:
     for width in (64, 128):
-        assert_matches(make_case(shape=(2, 130, 2, width, width), decay=decay), dtype)
+        assert_matches(make_case(variant, shape=(2, 130, 2, width, width), decay=decay), dtype)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ D is the cotangent of the state at a chunk's end, η as in forward.py; dX and D 
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.forward import first_operand, load_end, load_factor, load_square, scaled
+from deltalab.kernels.triton.forward import first_operand, load_end, load_factor, load_scales, load_square, scaled
 from deltalab.kernels.triton.inputs import load_rows, state_block, store_rows
 from deltalab.kernels.triton.parts import dot
 
@@ -40,24 +40,26 @@ def state_backward(
         tokens = begin + rows
         real = tokens < stop
         tile = chunk * H + key_head
+        scale_E, scale_Qg, scale_Kt = load_scales(factors, tile, C, ROWS)
         leaves = load_end(end, tile, BK, DECAY)
-        if DECAY == 2:
+        if DECAY > 0:
             S *= leaves
         S_ = S.to(OP)
         tl.store(D + (chunk * HV + head) * K * V + own, S_.to(D.dtype.element_ty), mask=inside)
         dO = load_rows(do, tokens, real, head, HV, V, BV, first).to(OP)
-        Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        G = scaled(dot(first_operand(Kt, REGISTERS), S_, PRECISION), scales, ROWS)
+        Kt = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+        G = scaled(dot(first_operand(Kt, REGISTERS), S_, PRECISION), scale_Kt, ROWS)
         G += dot(tl.trans(load_square(P, tile, C)), dO, PRECISION)
-        Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        if DECAY == 1:
-            S *= leaves
-        S += dot(tl.trans(Qg), scaled(dO.to(tl.float32), scales, ROWS).to(OP), PRECISION)
+        Qg = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+        S += dot(tl.trans(Qg), scaled(dO.to(tl.float32), scale_Qg, ROWS).to(OP), PRECISION)
         if ERASE > 0:
             G = dot(tl.trans(load_square(T, tile, C)), G.to(OP), PRECISION)
-            E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-            S -= dot(tl.trans(E), scaled(G, scales, ROWS).to(OP), PRECISION)
-        if DECAY == 2:
+            # in rows both are k, which then is read once
+            E = Kt if ROWS else load_factor(
+                factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP
+            )  # fmt: skip
+            S -= dot(tl.trans(E), scaled(G, scale_E, ROWS).to(OP), PRECISION)
+        if DECAY > 0:
             S *= leaves
         store_rows(dX, G, tokens, real, head, HV, V, BV, first)
     if GIVEN:

@@ -2,30 +2,43 @@
 
     X = w ⊙ v − E S;   R = T X;   O = Qγ S + P R;   S ← Diag(γ_C) S + Ktᵀ R
 
-With a decay per channel the factors come without η (prologue.py), so that S is taken times η before and after. Where a
-backward follows, R and the S that met the factors are kept.
+The factors come without η (prologue.py), so that S is taken times η before and after. Where a backward follows, R and
+the S that met the factors are kept.
 """
 
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.inputs import load_rows, load_scalars, state_block, store_rows
+from deltalab.kernels.triton.inputs import load_rows, state_block, store_rows
 from deltalab.kernels.triton.parts import dot, in_registers
 
 
 @triton.jit
 def load_factor(factors, x, which, tile, tiles, tokens, real, head, H: tl.constexpr, K: tl.constexpr,
                 C: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr, OP: tl.constexpr):  # fmt: skip
-    """A factor [C, BK] and the scales [C] of its rows: from the prologue's tiles (scale one), or x itself (ROWS)."""
+    """A factor [C, BK] from the prologue's tiles, or x itself, whose rows are scaled (ROWS)."""
     rows = tl.arange(0, C)
     channels = tl.arange(0, BK)
     if ROWS:
         place = (tokens[:, None] * H + head) * K + channels[None, :]
-        tile_ = tl.load(x + place, mask=real[:, None] & (channels < K)[None, :], other=0.0)
-        return tile_.to(OP), tl.load(factors + (which * tiles + tile) * C + rows)
+        return tl.load(x + place, mask=real[:, None] & (channels < K)[None, :], other=0.0).to(OP)
     else:  # noqa: RET505, Triton needs one branch
         place = (which * tiles + tile) * C * BK + rows[:, None] * BK + channels[None, :]
-        return tl.load(factors + place), tl.full([C], 1.0, tl.float32)
+        return tl.load(factors + place)
+
+
+@triton.jit
+def load_scales(factors, tile, C: tl.constexpr, ROWS: tl.constexpr):
+    """Scales of the rows of E, Qγ and Kt [C], in one load; ones where the factors hold them."""
+    if ROWS:
+        places = tile * 4 * C + tl.arange(0, C)[:, None] * 4 + tl.arange(0, 4)[None, :]
+        even, odd = tl.split(tl.reshape(tl.load(factors + places), [C, 2, 2]))
+        scale_E, scale_Kt = tl.split(even)
+        scale_Qg, _ = tl.split(odd)
+        return scale_E, scale_Qg, scale_Kt
+    else:  # noqa: RET505, Triton needs one branch
+        one = tl.full([C], 1.0, tl.float32)
+        return one, one, one
 
 
 @triton.jit
@@ -53,40 +66,24 @@ def scaled(x, scales, ROWS: tl.constexpr):
 
 
 @triton.jit
-def load_values(v, w, tokens, real, head, HV: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, first,
-                WRITE: tl.constexpr):  # fmt: skip
-    """v and the write gate [C, BV] (or [C, 1]) in fp32."""
-    v_ = load_rows(v, tokens, real, head, HV, V, BV, first)
-    if WRITE == 2:
-        w_ = load_rows(w, tokens, real, head, HV, V, BV, first)
-    elif WRITE == 1:
-        w_ = load_scalars(w, tokens, real, head, HV)[:, None]
-    else:
-        w_ = tl.full([tokens.shape[0], 1], 1.0, tl.float32)
-    return v_, w_
-
-
-@triton.jit
 def load_end(end, tile, BK: tl.constexpr, DECAY: tl.constexpr):
-    """What a chunk leaves of the state: η [BK, 1], once on the way in and once on the way out, or γ_C."""
-    if DECAY == 2:
+    """η [BK, 1], what a chunk leaves of the state on the way in, and again on the way out."""
+    if DECAY > 0:
         return tl.load(end + tile * BK + tl.arange(0, BK))[:, None]
-    elif DECAY == 1:  # noqa: RET505, Triton needs one branch
-        return tl.load(end + tile)
-    else:
-        return 1.0
+    else:  # noqa: RET505, Triton needs one branch
+        return tl.full([BK, 1], 1.0, tl.float32)
 
 
 @triton.jit(do_not_specialize=["tiles"])
 def state_forward(
-    q, k, v, w, factors, T, P, end, initial, sequences, tiles, o, states, R, final,
+    q, k, v, w, factors, writes, T, P, end, initial, sequences, tiles, o, states, R, final,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr, REGISTERS: tl.constexpr,
     GIVEN: tl.constexpr, FINAL: tl.constexpr, SAVE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
-    v [tokens, HV, V]; w [tokens, HV(, V)]; factors, T, P, end of ``prologue``.
+    v [tokens, HV, V]; w [tokens, HV(, V)]; factors, writes, T, P, end of ``prologue``.
     initial, final: states [N, HV, K, V].
     sequences: [2, N + 1] first token of each sequence, and its first chunk.
     tiles: chunks × H.
@@ -103,32 +100,37 @@ def state_forward(
         tokens = begin + rows
         real = tokens < stop
         tile = chunk * H + key_head
+        scale_E, scale_Qg, scale_Kt = load_scales(factors, tile, C, ROWS)
         leaves = load_end(end, tile, BK, DECAY)
-        if DECAY == 2:
+        if DECAY > 0:
             S *= leaves
         S_ = S.to(OP)
         if SAVE:
             tl.store(states + (chunk * HV + head) * K * V + own, S_.to(states.dtype.element_ty), mask=inside)
-        if DECAY == 1:
-            S *= leaves
         if ERASE > 0:
-            E, scales = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-            erased = scaled(dot(first_operand(E, REGISTERS), S_, PRECISION), scales, ROWS)
-        v_, w_ = load_values(v, w, tokens, real, head, HV, V, BV, first, WRITE)
-        X = v_ * w_
+            E = load_factor(factors, k, 0, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+            erased = scaled(dot(first_operand(E, REGISTERS), S_, PRECISION), scale_E, ROWS)
+        X = load_rows(v, tokens, real, head, HV, V, BV, first)
+        if WRITE == 2:
+            X *= load_rows(w, tokens, real, head, HV, V, BV, first)
+        elif WRITE == 1:
+            X *= tl.load(writes + (chunk * HV + head) * C + rows)[:, None]
         if ERASE > 0:
             X -= erased
             X = dot(first_operand(load_square(T, tile, C), REGISTERS), X.to(OP), PRECISION)
         R_ = X.to(OP)
         if SAVE:
             store_rows(R, R_, tokens, real, head, HV, V, BV, first)
-        Qg, scales = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        O = scaled(dot(first_operand(Qg, REGISTERS), S_, PRECISION), scales, ROWS)
+        Qg = load_factor(factors, q, 1, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
+        O = scaled(dot(first_operand(Qg, REGISTERS), S_, PRECISION), scale_Qg, ROWS)
         O += dot(first_operand(load_square(P, tile, C), REGISTERS), R_, PRECISION)
         store_rows(o, O, tokens, real, head, HV, V, BV, first)
-        Kt, scales = load_factor(factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP)
-        S += dot(tl.trans(Kt), scaled(X, scales, ROWS).to(OP), PRECISION)
-        if DECAY == 2:
+        # in rows both are k, which then is read once
+        Kt = E if ROWS and ERASE > 0 else load_factor(
+            factors, k, 2, tile, tiles, tokens, real, key_head, H, K, C, BK, ROWS, OP
+        )  # fmt: skip
+        S += dot(tl.trans(Kt), scaled(X, scale_Kt, ROWS).to(OP), PRECISION)
+        if DECAY > 0:
             S *= leaves
         chunk += 1
     if FINAL:

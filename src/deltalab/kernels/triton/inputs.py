@@ -6,7 +6,7 @@ Masks: ``real`` are the tokens within the sequence, the others read as zero and 
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.parts import LOG2E
+from deltalab.kernels.triton.parts import LOG2E, half_decay
 
 
 @triton.jit
@@ -92,13 +92,14 @@ def load_channel_decay(g, tokens, real, head, H: tl.constexpr, K: tl.constexpr, 
 
 @triton.jit
 def head_decay(g, tokens, real, head, H: tl.constexpr, C: tl.constexpr, DECAY: tl.constexpr):
-    """Of a decay of one value per head, to base 2: γ, γ_C/γ, G [C] and G_C. Else ones and zeros."""
+    """Of a decay of one value per head γ/η, γ_C/γ/η [C] and η, and to base 2 G [C]. Else ones and zeros."""
     decay = tl.zeros([C], tl.float32)
     if DECAY == 1:
         decay = load_scalars(g, tokens, real, head, H) * LOG2E
     G = tl.cumsum(decay, 0)
     last = tl.sum(decay, 0)
-    return tl.exp2(G), tl.exp2(last - G), G, last
+    half = half_decay(last)
+    return tl.exp2(G - half), tl.exp2(last - G - half), tl.exp2(half), G
 
 
 @triton.jit

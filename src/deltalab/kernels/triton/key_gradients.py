@@ -4,8 +4,8 @@
     dq = scale · (γ ⊙ dQγ + dP̃ k);   e = γ ⊙ dE − dÑ k;   kc = scale · dP̃ᵀ q − dÑᵀ (b ⊙ k);   kt = (γ_C/γ) ⊙ dKt
     dk = b ⊙ e + kt + kc;   db = k ⊙ e
 
-With a decay per channel all of it is made of what the prologue kept, k/u, u ⊙ scale q and u ⊙ b ⊙ k, u = γ/η, and of S
-and D times η: no decay is left in the products, dq is u ⊙ (dO (ηS)ᵀ + dP (k/u)), and so on.
+S and D come times η. With a decay per channel all the rest is made of what the prologue kept, k/u, u ⊙ scale q and
+u ⊙ b ⊙ k, u = γ/η: no decay is left in the products, dq is u ⊙ (dO (ηS)ᵀ + dP (k/u)), and so on.
 
 dg sums what stands on either side of a token: Σ_{s ≥ t} (q ⊙ dq + b ⊙ k ⊙ e − k ⊙ kc)_s of pairs and of what reads the
 first state, Σ_{s < t} (k ⊙ kt)_s of what passes t on its way to the last, and Σ_v (ηS ⊙ ηD) of what passes all of it.
@@ -134,7 +134,7 @@ def read_pairs(
 
 @triton.jit
 def key_block(
-    q, k, g, b, factors, do, dX, R, states, D, square, dq, dk, dg, db, gamma, tail, diagonal, scale, tokens, real, head,
+    q, k, g, b, factors, do, dX, R, states, D, square, dq, dk, dg, db, lead, tail, diagonal, scale, tokens, real, head,
     tile, tiles, first,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
@@ -175,8 +175,8 @@ def key_block(
         dQ, dE, dK, pair_k = under_steep_decay(dQ, dE, dK, dP, dN, K_, Q_, E_, decay, C, KB, ERASE > 0, OP, PRECISION)
     else:
         if DECAY == 1:
-            dQ *= gamma[:, None]
-            dE *= gamma[:, None]
+            dQ *= lead[:, None]
+            dE *= lead[:, None]
             dK *= tail[:, None]
         dQ += dot(dP, K_, PRECISION)
 
@@ -228,7 +228,7 @@ def key_tile(
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
     if DECAY == 2 and not STEEP:  # the other launch does a steep chunk: this one then reads no row, and writes none
         real &= tl.load(steep + tile) == 0
-    gamma, tail, _, last = head_decay(g, tokens, real, head, H, C, DECAY)
+    lead, tail, _, _ = head_decay(g, tokens, real, head, H, C, DECAY)
     rows = tl.arange(0, C)
     square = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
     diagonal = tl.load(diagonals + tile * C + rows)
@@ -238,7 +238,7 @@ def key_tile(
     kept = 0.0
     for first in tl.range(0, BK, KB, num_stages=1, disable_licm=True):
         more_erased, more_around, more_passing, more_kept = key_block(
-            q, k, g, b, factors, do, dX, R, states, D, square, dq, dk, dg, db, gamma, tail, diagonal, scale,
+            q, k, g, b, factors, do, dX, R, states, D, square, dq, dk, dg, db, lead, tail, diagonal, scale,
             tokens, real, head, tile, tiles, first, H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
         )  # fmt: skip
         erased += more_erased
@@ -249,8 +249,7 @@ def key_tile(
         store_scalars(db, erased, tokens, real, head, H)
     if DECAY == 1:
         sums = tl.where(rows[:, None] > rows[None, :], passing[None, :], around[None, :])
-        grad = tl.sum(sums, 1) + tl.exp2(last) * kept
-        store_scalars(dg, grad, tokens, real, head, H)
+        store_scalars(dg, tl.sum(sums, 1) + kept, tokens, real, head, H)
 
 
 @triton.jit(do_not_specialize=["tiles"])

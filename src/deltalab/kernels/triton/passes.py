@@ -29,16 +29,18 @@ def run_forward(
     o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save)
     if not save:
         factors, T, P, end, steep = _scratch(x, cu_seqlens, False)
+    written = (_most_chunks(x.q, cu_seqlens, plan.chunk), plan.value_heads, plan.chunk) if plan.write == 1 else (0,)
+    writes = o.new_empty(written, dtype=torch.float32)
     tiles = table.chunks * plan.heads
     for which, programs in _launches(plan, tiles, "prologue"):
         launch(
             prologue, which, plan, programs,
-            (x.q, x.k, x.g, x.b, factors, T, P, end, table.spans, steep, scale, tiles),
+            (x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep, scale, tiles),
             STEEP=which != "prologue", SAVE=save,
         )  # fmt: skip
     launch(
         state_forward, "forward", plan, table.count * plan.state_programs,
-        (x.q, x.k, x.v, x.w, factors, T, P, end, initial, table.sequences, tiles, o, states, R, last),
+        (x.q, x.k, x.v, x.w, factors, writes, T, P, end, initial, table.sequences, tiles, o, states, R, last),
         GIVEN=initial is not None, FINAL=final, SAVE=save,
     )  # fmt: skip
     if not save:
@@ -119,13 +121,12 @@ def _scratch(x: Inputs, cu_seqlens: Tensor | None, save: bool) -> tuple[Tensor, 
     q, plan = x.q, plan_of(x)
     tiles = (_most_chunks(q, cu_seqlens, plan.chunk), plan.heads)
     if plan.rows:
-        factors = q.new_empty(3, *tiles, plan.chunk, dtype=torch.float32)
+        factors = q.new_empty(*tiles, plan.chunk, 4, dtype=torch.float32)
     else:
         planes = 4 if save and plan.decay == 2 else 3
         factors = q.new_empty(planes, *tiles, plan.chunk, plan.padded_width, dtype=plan.narrow)
     squares = [q.new_empty(*tiles, plan.chunk, plan.chunk, dtype=plan.narrow) for _ in range(2 if plan.erase else 1)]
-    widths = {0: (0,), 1: tiles, 2: (*tiles, plan.padded_width)}
-    end = q.new_empty(widths[plan.decay], dtype=torch.float32)
+    end = q.new_empty((*tiles, plan.padded_width) if plan.decay else (0,), dtype=torch.float32)
     steep = q.new_empty(tiles if plan.decay == 2 else (0,), dtype=torch.int32)
     return factors, squares[1] if plan.erase else q.new_empty(0), squares[0], end, steep
 

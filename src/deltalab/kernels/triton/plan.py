@@ -84,7 +84,8 @@ class Plan:
     @property
     def through_registers(self) -> bool:
         """Whether the passes over the state take factors to their products through registers, which leaves room for a
-        third stage of the pipeline. Without factors, or with wide ones, registers are what is short."""
+        third stage of the pipeline. There is room where q and k are the factors; with wide ones registers are what is
+        short."""
         return not self.rows and self.padded_width <= 128
 
     @property
@@ -120,13 +121,9 @@ class Plan:
         """Block of key channels, warps and stages of a kernel."""
         config = dict(CONFIGS[kernel])
         if kernel in ("forward", "backward") and self.padded_width > 128:
-            config["num_warps"] = 8
-        if kernel == "key gradients" and not self.decay:
-            config |= {"num_warps": 4, "num_stages": 2}
+            config |= {"num_warps": 8, "num_stages": 2}
         if kernel == "prologue" and self.decay != 2:
             config["maxnreg"] = 168
-        if kernel in ("forward", "backward") and not self.through_registers:
-            config["num_stages"] = 2
         while config["num_stages"] > 1 and self.pipeline_bytes(kernel, config["num_stages"]) > self.shared:
             config["num_stages"] -= 1
         return config
@@ -137,10 +134,15 @@ class Plan:
         factor, square = self.chunk * self.padded_width, self.chunk**2
         values, state = self.chunk * VALUE_BLOCK, self.padded_width * VALUE_BLOCK
         fewer = stages - self.through_registers
-        held = 0 if self.decay == 2 else 5
+        keys = 1 if self.rows else 2  # E and Kt, which in rows both are k
+        held = (7, 5, 0)[self.decay]
         elements = {
-            "forward": fewer * 2 * (factor + square) + stages * factor + (stages - 1) * 2 * values + state + 2 * values,
-            "backward": fewer * factor + stages * (2 * factor + 2 * square + values) + state + values,
+            "forward": fewer * (keys * factor + 2 * square)
+            + stages * factor
+            + (stages - 1) * 2 * values
+            + state
+            + 2 * values,
+            "backward": fewer * factor + stages * (keys * factor + 2 * square + values) + state + values,
             "key gradients": ((stages - 1) * 2 + stages * 3 + held) * NARROWEST * VALUE_BLOCK,
         }
         return elements.get(kernel, 0) * self.narrow.itemsize + 2048

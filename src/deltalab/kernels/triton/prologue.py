@@ -2,15 +2,15 @@
 
     E = γ ⊙ b ⊙ k,  Qγ = scale · γ ⊙ q,  Kt = (γ_C/γ) ⊙ k,  P causal scores,  T = (I + A)^-1,  A erase scores
 
-Of a decay per channel the factors are kept without the half of the chunk's decay that they have in common, η = √γ_C:
-E/η, Qγ/η and Kt/η are what the scores are made of, and make the gradients too (with γ/η, kept beside them). The passes
-over the state put η into the state instead.
+The factors are kept without the half of the chunk's decay that they have in common, η = √γ_C, which the passes over
+the state put into the state instead. Of a decay per channel E/η, Qγ/η and Kt/η are what the scores are made of, and
+make the gradients too (with γ/η, kept beside them).
 
 A chunk too steep for one anchor (parts.py) is marked, and done by a second launch that does no other. There η is
 2^-SPAN: what it leaves of the first state is nothing, as it should be.
 
-With decay and erase gate of one value per head, E, Qγ and Kt are q and k with their rows scaled: then the three scales
-are kept [3, C] instead, and the later stages read q and k themselves.
+With decay and erase gate of one value per head, E, Qγ and Kt are q and k with their rows scaled: then the scales are
+kept instead, and the later stages read q and k themselves.
 """
 
 import triton
@@ -81,6 +81,16 @@ def channel_decay_block(
 
 
 @triton.jit
+def lay_out_writes(w, writes, spans, tile, tiles, H: tl.constexpr, HV: tl.constexpr, C: tl.constexpr):
+    """A chunk's write gates of one value per head, side by side: as they come they are too far apart to be copied ahead
+    of the pass over the state, which would wait for each chunk's."""
+    tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
+    for head in range(key_head * (HV // H), (key_head + 1) * (HV // H)):
+        place = (tile // H * HV + head) * C + tl.arange(0, C)
+        tl.store(writes + place, load_scalars(w, tokens, real, head, HV))
+
+
+@triton.jit
 def prologue_tile(
     q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
     H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
@@ -90,7 +100,7 @@ def prologue_tile(
     """One chunk of one key head."""
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
     rows = tl.arange(0, C)
-    gamma, tail, G, last = head_decay(g, tokens, real, head, H, C, DECAY)
+    lead, tail, root, G = head_decay(g, tokens, real, head, H, C, DECAY)
     A = tl.zeros([C, C], tl.float32)
     causal = tl.zeros([C, C], tl.float32)
     is_steep = False
@@ -113,22 +123,22 @@ def prologue_tile(
                 A += dot(bk.to(OP), columns, PRECISION)
                 if ERASE == 2:
                     store_factors(
-                        factors, bk * gamma[:, None], q_ * gamma[:, None], k_ * tail[:, None],
+                        factors, bk * lead[:, None], q_ * lead[:, None], k_ * tail[:, None],
                         tile, tiles, first, C, BK, KB, True,
                     )  # fmt: skip
     if DECAY == 2 and not STEEP:
         tl.store(steep + tile, is_steep.to(tl.int32))
     if DECAY == 1:
-        tl.store(end + tile, tl.exp2(last))
+        tl.store(end + tile * BK + tl.arange(0, BK), tl.zeros([BK], tl.float32) + root)
         pairs = pair_decay(G, C)
         causal *= pairs
         A *= pairs
     if ROWS:
-        scales = factors + tile * C + rows
+        scales = factors + (tile * C + rows) * 4
         if ERASE == 1:
-            tl.store(scales, gamma * load_scalars(b, tokens, real, head, H))
-        tl.store(scales + tiles * C, gamma * scale)
-        tl.store(scales + 2 * tiles * C, tail)
+            tl.store(scales, lead * load_scalars(b, tokens, real, head, H))
+        tl.store(scales + 1, lead * scale)
+        tl.store(scales + 2, tail)
 
     square = tile * C * C + rows[:, None] * C + rows[None, :]
     tl.store(P + square, tl.where(rows[:, None] >= rows[None, :], causal, 0.0).to(OP))
@@ -139,17 +149,18 @@ def prologue_tile(
 
 @triton.jit(do_not_specialize=["tiles"])
 def prologue(
-    q, k, g, b, factors, T, P, end, spans, steep, scale, tiles,
-    H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
-    DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr, SAVE: tl.constexpr,
-    OP: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, g, b, w, factors, writes, T, P, end, spans, steep, scale, tiles,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr, STEEP: tl.constexpr,
+    SAVE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
-    q, k [tokens, H, K]; g, b [tokens, H(, K)].
-    factors: E, Qγ, Kt [3, chunks, H, C, BK], or scales [3, chunks, H, C] (ROWS); with a decay per channel E/η, Qγ/η,
-        Kt/η, and γ/η where a backward pass follows [4, …].
+    q, k [tokens, H, K]; g, b [tokens, H(, K)]; w [tokens, HV] (WRITE = 1).
+    factors: E/η, Qγ/η, Kt/η [3, chunks, H, C, BK], or the scales of their rows [chunks, H, C, 4] (ROWS; one is unused);
+        with a decay per channel γ/η too where a backward pass follows [4, …].
+    writes: w in fp32, [chunks, HV, C].
     T, P: [chunks, H, C, C].
-    end: η [chunks, H, BK], or γ_C [chunks, H].
+    end: η [chunks, H, BK].
     spans: [2, chunks] first token of a chunk, and the token after its last.
     steep: [chunks, H] which are too steep for one anchor.
     tiles: chunks × H.
@@ -168,6 +179,8 @@ def prologue(
                         )  # fmt: skip
     else:
         tile = tl.program_id(0).to(tl.int64)
+        if WRITE == 1:
+            lay_out_writes(w, writes, spans, tile, tiles, H, HV, C)
         prologue_tile(
             q, k, g, b, factors, T, P, end, spans, steep, scale, tile, tiles,
             H, K, C, BK, KB, DECAY, ERASE, ROWS, STEEP, SAVE, OP, PRECISION,

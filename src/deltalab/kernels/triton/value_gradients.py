@@ -10,9 +10,30 @@ drown small terms in the decay's gradient.
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.forward import load_values
-from deltalab.kernels.triton.inputs import chunk_of, head_decay, load_rows, pair_decay, store_rows, store_scalars
+from deltalab.kernels.triton.inputs import (
+    chunk_of,
+    head_decay,
+    load_rows,
+    load_scalars,
+    pair_decay,
+    store_rows,
+    store_scalars,
+)
 from deltalab.kernels.triton.parts import dot
+
+
+@triton.jit
+def load_values(v, w, tokens, real, head, HV: tl.constexpr, V: tl.constexpr, BV: tl.constexpr, first,
+                WRITE: tl.constexpr):  # fmt: skip
+    """v and the write gate [C, BV] (or [C, 1]) in fp32."""
+    v_ = load_rows(v, tokens, real, head, HV, V, BV, first)
+    if WRITE == 2:
+        w_ = load_rows(w, tokens, real, head, HV, V, BV, first)
+    elif WRITE == 1:
+        w_ = load_scalars(w, tokens, real, head, HV)[:, None]
+    else:
+        w_ = tl.full([tokens.shape[0], 1], 1.0, tl.float32)
+    return v_, w_
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -30,6 +51,7 @@ def value_gradients(
     tile = tl.program_id(0).to(tl.int64)
     tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
     rows = tl.arange(0, C)
+    _, _, _, G = head_decay(g, tokens, real, key_head, H, C, DECAY)
     dO_R = tl.zeros([C, C], tl.float32)
     dX_R = tl.zeros([C, C], tl.float32)
     diagonal = tl.zeros([C], tl.float32)
@@ -53,7 +75,6 @@ def value_gradients(
         if WRITE == 1:
             store_scalars(dw, gained, tokens, real, head, HV)
     if DECAY == 1:
-        _, _, G, _ = head_decay(g, tokens, real, key_head, H, C, DECAY)
         pairs = pair_decay(G, C)
         dO_R *= pairs
         dX_R *= pairs
