@@ -4,7 +4,7 @@
 
 reads calls (the arguments of ``call``, or of what "of" names in ``FORMS``) and prints for each kernel a JSON
 line: name, registers, spills (bytes of local memory), shared memory in bytes, rows of a product's largest warp layout,
-values of products with their signs flipped.
+values of products with their signs flipped, loads that its first loop waits for.
 """
 
 import contextlib
@@ -147,7 +147,7 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capabi
 
 def resources(kernel: Any) -> dict[str, int]:
     """Registers, bytes of local memory and of shared memory, from the cubin; the rows that a product's warps span; how
-    many values of products have their signs flipped as they come."""
+    many values of products have their signs flipped as they come; loads in its first loop that are not copied ahead."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -160,12 +160,14 @@ def resources(kernel: Any) -> dict[str, int]:
     products = {
         name for line in re.findall(r"wgmma\.mma_async\S+ \{(.*?)\}", kernel.asm["ptx"]) for name in line.split(",")
     }
+    loop = re.search(r"^( *)\S+ = scf\.for.*?^\1\}", kernel.asm["ttgir"], re.DOTALL | re.MULTILINE)
     return {
         "registers": int(found[1]),
         "stack": int(found[2]),
         "shared": kernel.metadata.shared,
         "rows": max(spans, default=0),
         "flipped": len(flipped & products),
+        "waits": loop[0].count("tt.load") if loop else 0,
     }
 
 

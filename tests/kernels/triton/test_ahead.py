@@ -81,6 +81,11 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
             # the kernel flipped their signs before anything else: db and dk came out wrong on an H100. Of a product
             # that begins with none (state_forward) they came out right.
             assert one["flipped"] == 0, one
+        chunk = 64 if CALLS[name]["shape"][4] <= 128 else 32
+        if one["kernel"].startswith("state_") and (capability, dtype, chunk) == (90, "bfloat16", 64):
+            # Triton copies ahead what comes in four bytes or more and reaches a product: all that is in these loops,
+            # but for squares of chunks of 32.
+            assert one["waits"] == 0, one
         if one["kernel"] == "key_gradients" and not one["steep"] and (capability, dtype) == (90, "bfloat16"):
             # A product whose result enters another one is laid over more warps than it has rows, each value twice. Of
             # a block of 64 key channels results were then wrong on an H100 once (Triton 3.6): none may stand there.
