@@ -199,21 +199,13 @@ def assert_activates(
     do = torch.randn(o.shape, generator=torch.Generator().manual_seed(3)).to(DEVICE, dtype)
     got = torch.autograd.grad(o, list(inside.values()), do)
     wants = torch.autograd.grad(want, list(outside.values()), do.double())
-    of_decay = decay_terms(outside, wants[list(leaves).index("g")])
+    dg = wants[list(leaves).index("g")]
     for name, one, other in zip(leaves, got, wants, strict=True):
         assert one.dtype is leaves[name].dtype
-        if name in of_decay:
-            assert (one - other).norm() < (1e-4 if exact else 1e-2) * of_decay[name].norm(), name
-        else:
-            assert rms_error(one, other) < (1e-3 if exact else 2e-2), name
-
-
-def decay_terms(x: dict[str, Tensor], dg: Tensor) -> dict[str, Tensor]:
-    """Σ |term| of the sums over tokens (and channels) that are a's and δ's gradients: the terms all but cancel, so that
-    a sum's error is not small beside the sum. dg: the gradient of the raw g."""
-    rate = x["g"] + x["delta"]
-    sizes = {"a": (dg * F.softplus(rate) / rate.sigmoid()).abs().sum((0, 1)), "delta": dg.abs().sum((0, 1))}
-    return sizes | {"a": sizes["a"].reshape(x["a"].shape[0], -1).sum(1)}
+        # a's and δ's are sums of terms that all but cancel over tokens and channels; δ's terms are dg's
+        bound = (1e-3 if exact else 0.1 if name == "a" else 2e-2) * other.norm()
+        least = 3e-2 * dg.norm() if name == "delta" and not exact else 0.0
+        assert (one - other).norm() < max(bound, least), name
 
 
 @pytest.mark.parametrize("variant", ["scalar decay", "untied_scalar", "gated_delta_net_2"])

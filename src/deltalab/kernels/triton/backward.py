@@ -41,8 +41,8 @@ def state_backward(
         real = tokens < stop
         tile = chunk * H + key_head
         scale_E, scale_Qg, scale_Kt = load_scales(factors, tile, C, ROWS)
-        leaves = load_end(end, tile, BK, DECAY)
         if DECAY > 0:
+            leaves = load_end(end, tile, BK)
             S *= leaves
         S_ = S.to(OP)
         tl.store(D + (chunk * HV + head) * K * V + own, S_.to(D.dtype.element_ty), mask=inside)

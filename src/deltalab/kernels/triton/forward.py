@@ -9,7 +9,7 @@ the S that met the factors are kept.
 import triton
 import triton.language as tl
 
-from deltalab.kernels.triton.inputs import load_rows, state_block, store_rows
+from deltalab.kernels.triton.inputs import load_rows, read_rows, state_block, store_rows
 from deltalab.kernels.triton.parts import dot, in_registers
 
 
@@ -17,13 +17,10 @@ from deltalab.kernels.triton.parts import dot, in_registers
 def load_factor(factors, x, which, tile, tiles, tokens, real, head, H: tl.constexpr, K: tl.constexpr,
                 C: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr, OP: tl.constexpr):  # fmt: skip
     """A factor [C, BK] from the prologue's tiles, or x itself, whose rows are scaled (ROWS)."""
-    rows = tl.arange(0, C)
-    channels = tl.arange(0, BK)
     if ROWS:
-        place = (tokens[:, None] * H + head) * K + channels[None, :]
-        return tl.load(x + place, mask=real[:, None] & (channels < K)[None, :], other=0.0).to(OP)
+        return read_rows(x, tokens, real, head, H, K, BK, 0).to(OP)
     else:  # noqa: RET505, Triton needs one branch
-        place = (which * tiles + tile) * C * BK + rows[:, None] * BK + channels[None, :]
+        place = (which * tiles + tile) * C * BK + tl.arange(0, C)[:, None] * BK + tl.arange(0, BK)[None, :]
         return tl.load(factors + place)
 
 
@@ -66,12 +63,9 @@ def scaled(x, scales, ROWS: tl.constexpr):
 
 
 @triton.jit
-def load_end(end, tile, BK: tl.constexpr, DECAY: tl.constexpr):
+def load_end(end, tile, BK: tl.constexpr):
     """η [BK, 1], what a chunk leaves of the state on the way in, and again on the way out."""
-    if DECAY > 0:
-        return tl.load(end + tile * BK + tl.arange(0, BK))[:, None]
-    else:  # noqa: RET505, Triton needs one branch
-        return tl.full([BK, 1], 1.0, tl.float32)
+    return tl.load(end + tile * BK + tl.arange(0, BK))[:, None]
 
 
 @triton.jit(do_not_specialize=["tiles"])
@@ -101,8 +95,8 @@ def state_forward(
         real = tokens < stop
         tile = chunk * H + key_head
         scale_E, scale_Qg, scale_Kt = load_scales(factors, tile, C, ROWS)
-        leaves = load_end(end, tile, BK, DECAY)
         if DECAY > 0:
+            leaves = load_end(end, tile, BK)
             S *= leaves
         S_ = S.to(OP)
         if SAVE:
