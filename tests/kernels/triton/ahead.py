@@ -21,13 +21,14 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from deltalab.kernels.triton import activate, decode, passes, plan, short_conv
 from deltalab.kernels.triton.api import gated_delta_rule
 
 KERNELS = {
     activate: ("activation", "activation_gradients"),
-    passes: ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients"),
+    passes: ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients", "merged_gradients"),
 }
 PROCESSORS = 132
 TYPES = {
@@ -141,7 +142,8 @@ def compiled(kernel: Any, args: tuple[Any, ...], options: dict[str, Any], capabi
             signature[name], constants[name] = "constexpr", value
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    source = source(kernel, signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 
@@ -175,7 +177,8 @@ def main() -> None:
     """Compile what standard input asks for."""
     capability, shared = int(sys.argv[1]), int(sys.argv[2])
     plan.shared_memory = lambda device: shared
-    decode.processors = lambda device: PROCESSORS
+    plan.has_warpgroup_products = lambda device: capability == 90
+    decode.processors = passes.processors = lambda device: PROCESSORS
     seen = set()
     for request in json.load(sys.stdin):
         for kernel, args, options in FORMS[request.pop("of", "call")](**request):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from deltalab.kernels import dispatch
+from deltalab.kernels import chunk, dispatch
 from deltalab.kernels.reference import gated_delta_rule as reference
-from deltalab.kernels.triton import ops
+from deltalab.kernels.triton import ops, passes
 from deltalab.kernels.triton.api import gated_delta_rule
 from tests.kernels.cases import VARIANTS, Case, make_case, poisoned_memory, rms_error, run
 
@@ -353,6 +353,45 @@ def test_gpu_activations_inside(variant: str, dtype: torch.dtype) -> None:
 def test_gpu_any_decay(decay: str, dtype: torch.dtype, variant: str) -> None:
     for width in (64, 128):
         assert_matches(make_case(variant, shape=(2, 130, 2, width, width), decay=decay), dtype)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The launches of the passes, by their configurations, as they come."""
+    names: list[str] = []
+    start = passes.launch
+
+    def launch(kernel: Any, config: str, *args: Any, **constants: Any) -> None:
+        names.append(config)
+        start(kernel, config, *args, **constants)
+
+    monkeypatch.setattr(passes, "launch", launch)
+    return names
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", [name for name, variant in VARIANTS.items() if variant.decay == "channel"])
+def test_gpu_gradients_of_one_kernel(variant: str, launched: list[str]) -> None:
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("merged_gradients is for Hopper")
+    for options in ({"decay": "none"}, {"decay": "mixed tokens"}, {"lengths": (1, 63, 200, 64, 70)}):
+        assert_matches(make_case(variant, shape=(2, 190, 3, 128, 128), **options), torch.bfloat16)  # type: ignore[arg-type]
+    assert launched.count("merged gradients") == 3
+    assert launched.count("steep key gradients") == 3
+    assert "key gradients" not in launched
+
+
+@pytest.mark.gpu
+def test_gpu_gradients_of_one_kernel_with_many_chunks_a_program(launched: list[str]) -> None:
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("merged_gradients is for Hopper")
+    case = on_device(make_case(shape=(2, 4000, 8, 128, 128), states=False), torch.bfloat16)
+    case.leaves["g"] = case.leaves["g"].to(torch.bfloat16)  # whose gradient goes another way out than one in fp32
+    got = run(gated_delta_rule, case)
+    assert "merged gradients" in launched
+    want = run(chunk.gated_delta_rule, case.to(torch.float32))
+    for name, x in want.items():
+        assert rms_error(got[name], x) <= bound_of(name, torch.bfloat16), name
 
 
 @pytest.mark.gpu

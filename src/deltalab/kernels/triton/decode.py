@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deltalab.kernels.triton.api import DTYPES, WIDEST
-from deltalab.kernels.triton.plan import power_of_two
+from deltalab.kernels.triton.plan import power_of_two, processors
 from deltalab.kernels.triton.step import decode_step as step
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
@@ -140,13 +140,6 @@ def operator(
 @operator.register_fake
 def _(*_: Any) -> None:
     return None
-
-
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:

@@ -40,6 +40,7 @@ from deltalab.kernels.triton.parts import (
     levels,
     sums_before,
 )
+from deltalab.kernels.triton.value_gradients import value_tile
 
 
 @triton.jit
@@ -219,19 +220,20 @@ def key_block(
 
 @triton.jit
 def key_tile(
-    q, k, g, b, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db, scale, tile, tiles,
+    q, k, g, b, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db, scale, tile,
+    tiles, slot,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
     STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One chunk of one key head, block of channels after block."""
+    """One chunk of one key head, block of channels after block; its pairs of tokens are at ``slot``."""
     tokens, real, head = chunk_of(spans, tile, tiles, H, C)
     if DECAY == 2 and not STEEP:  # the other launch does a steep chunk: this one then reads no row, and writes none
         real &= tl.load(steep + tile) == 0
     lead, tail, _, _ = head_decay(g, tokens, real, head, H, C, DECAY)
     rows = tl.arange(0, C)
-    square = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
-    diagonal = tl.load(diagonals + tile * C + rows)
+    square = squares + 2 * slot * C * C + rows[:, None] * C + rows[None, :]
+    diagonal = tl.load(diagonals + slot * C + rows)
     erased = tl.zeros([C], tl.float32)
     around = erased
     passing = erased
@@ -254,30 +256,40 @@ def key_tile(
 
 @triton.jit(do_not_specialize=["tiles"])
 def key_gradients(
-    q, k, g, b, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db, scale, tiles,
+    q, k, v, g, b, w, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dv, dg, db, dw,
+    scale, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, KB: tl.constexpr, BV: tl.constexpr, DECAY: tl.constexpr, ERASE: tl.constexpr,
-    STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+    WRITE: tl.constexpr, STEEP: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Args:
-    inputs as in ``prologue``, and its factors; R, states, dX, D of the two passes over the state; squares, diagonals of
-    ``value_gradients``.
-    dq, dk, dg, db: the gradients, shaped as their inputs.
+    inputs as in ``prologue`` and ``state_forward``; the prologue's factors; R, states, dX, D of the two passes over the
+    state.
+    squares, diagonals: of ``value_gradients``. The launch for steep chunks fills them itself, a chunk for each program.
+    dq, dk, dg, db: the gradients, shaped as their inputs; dv, dw: those of steep chunks alone.
     steep, tiles, STEEP: as in ``prologue``, whose launches these follow.
     """
+    slot = tl.program_id(0).to(tl.int64)
     if STEEP:
-        for base in range(tl.program_id(0).to(tl.int64) * GROUP, tiles, tl.num_programs(0) * GROUP):
+        for base in range(slot * GROUP, tiles, tl.num_programs(0) * GROUP):
             if any_steep(steep, base, tiles):
                 for tile in range(base, tl.minimum(base + GROUP, tiles)):
                     if tl.load(steep + tile) != 0:
+                        tokens, real, head = chunk_of(spans, tile, tiles, H, C)
+                        value_tile(
+                            v, w, g, do, dX, R, squares, diagonals, dv, dw, tokens, real, head, slot,
+                            H, HV, V, C, BV, DECAY, ERASE, WRITE, OP, PRECISION,
+                        )  # fmt: skip
+                        tl.debug_barrier()  # every thread reads the pairs that others wrote
                         key_tile(
                             q, k, g, b, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db,
-                            scale, tile, tiles,
+                            scale, tile, tiles, slot,
                             H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
                         )  # fmt: skip
+                        tl.debug_barrier()
     else:
         key_tile(
             q, k, g, b, factors, do, dX, R, states, D, spans, steep, squares, diagonals, dq, dk, dg, db,
-            scale, tl.program_id(0).to(tl.int64), tiles,
+            scale, slot, tiles, slot,
             H, HV, K, V, C, BK, KB, BV, DECAY, ERASE, STEEP, OP, PRECISION,
         )  # fmt: skip

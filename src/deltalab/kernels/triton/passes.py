@@ -6,9 +6,10 @@ from torch import Tensor
 from deltalab.kernels.triton.backward import state_backward
 from deltalab.kernels.triton.forward import state_forward
 from deltalab.kernels.triton.key_gradients import key_gradients
-from deltalab.kernels.triton.launch import launch
+from deltalab.kernels.triton.launch import ALIGNED, launch
+from deltalab.kernels.triton.merged_gradients import merged_gradients
 from deltalab.kernels.triton.parts import GROUP
-from deltalab.kernels.triton.plan import Inputs, Plan, plan_of
+from deltalab.kernels.triton.plan import Inputs, Plan, plan_of, processors
 from deltalab.kernels.triton.prologue import prologue
 from deltalab.kernels.triton.table import Table, table_of
 from deltalab.kernels.triton.value_gradients import value_gradients
@@ -71,20 +72,49 @@ def run_backward(
         (x.q, x.k, do, factors, T, P, end, dfinal, table.sequences, tiles, dX, D, dinitial),
         GIVEN=initial is not None, FINAL=dfinal is not None,
     )  # fmt: skip
-    squares = do.new_empty(tiles, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
-    diagonals = do.new_empty(tiles, plan.chunk, dtype=torch.float32)
-    launch(
-        value_gradients, "value gradients", plan, tiles,
-        (x.v, x.w, x.g, do, dX, R, table.spans, squares, diagonals, dx.v, dx.w, tiles),
-    )  # fmt: skip
-    for which, programs in _launches(plan, tiles, "key gradients"):
+    _chunk_gradients(plan, table, x, dx, do, factors, steep, (dX, R, states, D), scale)
+    return dx, dinitial
+
+
+def _chunk_gradients(
+    plan: Plan,
+    table: Table,
+    x: Inputs,
+    dx: Inputs,
+    do: Tensor,
+    factors: Tensor,
+    steep: Tensor,
+    passes: tuple[Tensor, Tensor, Tensor, Tensor],
+    scale: float,
+) -> None:
+    """Fill ``dx``, all chunks at once. passes: dX, R, states and D of the two passes over the state."""
+    tiles, merges = table.chunks * plan.heads, _merges(plan, x, do)
+    if merges:
+        launch(
+            merged_gradients, "merged gradients", plan, min(tiles, processors(do.device)),
+            (x.v, x.w, x.b, *factors.unbind(), do, *passes, table.spans, steep,
+             dx.v, dx.w, dx.q, dx.k, dx.g, dx.b, scale, tiles),
+        )  # fmt: skip
+    for which, programs in _launches(plan, tiles, "key gradients")[1 if merges else 0 :]:
+        squares = do.new_empty(programs, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
+        diagonals = do.new_empty(programs, plan.chunk, dtype=torch.float32)
+        if which == "key gradients":
+            launch(
+                value_gradients, "value gradients", plan, tiles,
+                (x.v, x.w, x.g, do, *passes[:2], table.spans, steep, squares, diagonals, dx.v, dx.w, tiles),
+            )  # fmt: skip
         launch(
             key_gradients, which, plan, programs,
-            (x.q, x.k, x.g, x.b, factors, do, dX, R, states, D, table.spans, steep, squares, diagonals,
-             dx.q, dx.k, dx.g, dx.b, scale, tiles),
+            (x.q, x.k, x.v, x.g, x.b, x.w, factors, do, *passes, table.spans, steep, squares, diagonals,
+             dx.q, dx.k, dx.v, dx.g, dx.b, dx.w, scale, tiles),
             STEEP=which != "key gradients",
         )  # fmt: skip
-    return dx, dinitial
+
+
+def _merges(plan: Plan, x: Inputs, do: Tensor) -> bool:
+    """Whether one kernel makes the gradients: what it copies ahead is in bf16, and aligned."""
+    rows = [y for y in (x.v, do, x.w, x.b) if y is not None and y.dim() == x.v.dim()]
+    return plan.merges and all(y.dtype is torch.bfloat16 and y.data_ptr() % ALIGNED == 0 for y in rows)
 
 
 def chunks_of(x: Inputs, cu_seqlens: Tensor | None, steep: Tensor) -> tuple[Tensor, Tensor] | None:

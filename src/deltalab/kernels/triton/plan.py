@@ -18,6 +18,8 @@ NARROWEST = 64
 bf16 (triton-lang/triton issues 10486 and 11366)."""
 VALUE_BLOCK = NARROWEST
 """Value channels in a block."""
+MERGED_WIDTH = 128
+"""Channels of keys and values that merged_gradients.py is written for."""
 CONFIGS: dict[str, dict[str, int]] = {
     "activation": {"num_warps": 4, "num_stages": 1},
     "activation gradients": {"num_warps": 8, "num_stages": 1},
@@ -28,6 +30,7 @@ CONFIGS: dict[str, dict[str, int]] = {
     "value gradients": {"num_warps": 4, "num_stages": 1},
     "key gradients": {"KB": 64, "num_warps": 8, "num_stages": 3},
     "steep key gradients": {"KB": 64, "num_warps": 8, "num_stages": 1},
+    "merged gradients": {"num_warps": 8, "num_stages": 1},
 }
 """Key channels in a block, warps, and stages of the software pipeline where shared memory has room for them."""
 
@@ -51,6 +54,18 @@ def shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
+def has_warpgroup_products(device: torch.device) -> bool:
+    """Whether a GPU is a Hopper, which alone has the products that a kernel in Gluon is written for."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 @dataclass(frozen=True)
 class Plan:
     """Constants of one call's kernels.
@@ -62,6 +77,7 @@ class Plan:
         narrow: storage of what lies between kernels.
         shared: bytes of shared memory that a program may take.
         precision: of fp32 products.
+        hopper: whether it has warpgroup products.
     """
 
     heads: int
@@ -75,6 +91,13 @@ class Plan:
     narrow: torch.dtype
     shared: int
     precision: str
+    hopper: bool
+
+    @property
+    def merges(self) -> bool:
+        """Whether the gradients but for those of steep chunks may be one kernel's (merged_gradients.py)."""
+        usual = self.decay == 2 and self.narrow is torch.bfloat16 and self.value_heads == self.heads
+        return self.hopper and usual and self.width == self.values == MERGED_WIDTH
 
     @property
     def rows(self) -> bool:
@@ -167,6 +190,7 @@ def _plan(
         narrow=torch.bfloat16 if dtype is torch.bfloat16 and not INTERPRETED else torch.float32,
         shared=shared_memory(device),
         precision="tf32x3" if dtype is torch.float32 else "tf32",
+        hopper=has_warpgroup_products(device),
     )
 
 

@@ -36,20 +36,13 @@ def load_values(v, w, tokens, real, head, HV: tl.constexpr, V: tl.constexpr, BV:
     return v_, w_
 
 
-@triton.jit(do_not_specialize=["tiles"])
-def value_gradients(
-    v, w, g, do, dX, R, spans, squares, diagonals, dv, dw, tiles,
+@triton.jit
+def value_tile(
+    v, w, g, do, dX, R, squares, diagonals, dv, dw, tokens, real, key_head, slot,
     H: tl.constexpr, HV: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Args:
-    v, w as in ``state_forward``; g as in ``prologue``; R, dX of the two passes over the state.
-    squares: dO Rᵀ and dX Rᵀ [chunks, H, 2, C, C], with the pairs' decay, summed over a key head's value heads.
-    diagonals: dP's diagonal [chunks, H, C].
-    dv, dw: shaped as v and w.
-    """
-    tile = tl.program_id(0).to(tl.int64)
-    tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
+    """One chunk of one key head; its pairs of tokens are left at ``slot``."""
     rows = tl.arange(0, C)
     _, _, _, G = head_decay(g, tokens, real, key_head, H, C, DECAY)
     dO_R = tl.zeros([C, C], tl.float32)
@@ -78,8 +71,30 @@ def value_gradients(
         pairs = pair_decay(G, C)
         dO_R *= pairs
         dX_R *= pairs
-    place = squares + 2 * tile * C * C + rows[:, None] * C + rows[None, :]
+    place = squares + 2 * slot * C * C + rows[:, None] * C + rows[None, :]
     tl.store(place, dO_R.to(OP))
     if ERASE > 0:
         tl.store(place + C * C, dX_R.to(OP))
-    tl.store(diagonals + tile * C + rows, diagonal)
+    tl.store(diagonals + slot * C + rows, diagonal)
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def value_gradients(
+    v, w, g, do, dX, R, spans, steep, squares, diagonals, dv, dw, tiles,
+    H: tl.constexpr, HV: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
+    DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, OP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Args:
+    v, w as in ``state_forward``; g, steep as in ``prologue``; R, dX of the two passes over the state.
+    squares: dO Rᵀ and dX Rᵀ [chunks, H, 2, C, C], with the pairs' decay, summed over a key head's value heads.
+    diagonals: dP's diagonal [chunks, H, C].
+    dv, dw: shaped as v and w.
+    """
+    tile = tl.program_id(0).to(tl.int64)
+    tokens, real, key_head = chunk_of(spans, tile, tiles, H, C)
+    if DECAY == 2:  # a steep chunk is done by key_gradients' other launch: no row is read then, and none written
+        real &= tl.load(steep + tile) == 0
+    value_tile(
+        v, w, g, do, dX, R, squares, diagonals, dv, dw, tokens, real, key_head, tile,
+        H, HV, V, C, BV, DECAY, ERASE, WRITE, OP, PRECISION,
+    )  # fmt: skip
