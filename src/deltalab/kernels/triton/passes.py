@@ -90,9 +90,11 @@ def _chunk_gradients(
     """Fill ``dx``, all chunks at once. passes: dX, R, states and D of the two passes over the state."""
     tiles, merges = table.chunks * plan.heads, _merges(plan, x, do)
     if merges:
+        plane = tiles * plan.chunk * plan.padded_width  # of the chunks there are
+        planes = factors.flatten()[: len(factors) * plane].view(-1, plane).unbind()
         launch(
             merged_gradients, "merged gradients", plan, min(tiles, processors(do.device)),
-            (x.v, x.w, x.b, *factors.unbind(), do, *passes, table.spans, steep,
+            (x.v, x.w, x.b, *planes, do, *passes, table.spans, steep,
              dx.v, dx.w, dx.q, dx.k, dx.g, dx.b, scale, tiles),
         )  # fmt: skip
     for which, programs in _launches(plan, tiles, "key gradients")[1 if merges else 0 :]:
