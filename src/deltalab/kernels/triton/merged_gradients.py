@@ -170,19 +170,29 @@ def erase_half(sK, sE, sU, sB, sBeta, dE, pairs, HALF_OF: gl.constexpr, ERASE: g
         b = half_of(sB, HALF_OF)
     else:
         b = sBeta.slice(HALF_OF * (C // 2), C // 2).load(gl.SliceLayout(0, HALF))[None, :]
-    return gl.map_elementwise(
+    before, lost, db = gl.map_elementwise(
         erase_part, half_of(sK, HALF_OF), half_of(sE, HALF_OF), half_of(sU, HALF_OF), b, dE, pairs
     )
+    if ERASE == 1:
+        db = gl.sum(db, 0)
+    return before, lost, db
 
 
 @gluon.jit
-def erase_side(sK, sE, sU, sB, sBeta, dE, pairs, ERASE: gl.constexpr):
-    """``erase_part`` of all tokens, half after half: registers are short. db [D, C] in fp32."""
+def erase_side(sK, sE, sU, sB, sBeta, dE, pairs, db, first, head, real, H: gl.constexpr, ERASE: gl.constexpr):
+    """``erase_part`` of all tokens, half after half: registers are short. db goes to where E was, or out."""
     dE_0, dE_1 = halves(dE)
     pairs_0, pairs_1 = halves(pairs)
     before_0, lost_0, db_0 = erase_half(sK, sE, sU, sB, sBeta, dE_0, pairs_0, 0, ERASE)
     before_1, lost_1, db_1 = erase_half(sK, sE, sU, sB, sBeta, dE_1, pairs_1, 1, ERASE)
-    return whole(before_0, before_1), whole(lost_0, lost_1), whole(db_0, db_1)
+    if ERASE == 2:
+        sE.permute((1, 0)).store(whole(db_0, db_1).to(gl.bfloat16))
+    else:
+        token = gl.arange(0, C // 2, gl.SliceLayout(0, HALF))
+        here = db + (first.to(gl.int64) + token) * H + head
+        gl.store(here, db_0.to(db.dtype.element_ty), mask=token < real)
+        gl.store(here + C // 2 * H, db_1.to(db.dtype.element_ty), mask=token + C // 2 < real)
+    return whole(before_0, before_1), whole(lost_0, lost_1)
 
 
 @gluon.jit
@@ -319,16 +329,10 @@ def merged_gradients(
             dQ = warpgroup_mma(sK.permute((1, 0)), sP.permute((1, 0)), dQ, is_async=True)
             dE, erased = warpgroup_mma_wait(1, deps=(dE, erased))
             barrier()
-            before, pairs, erased = erase_side(sK, s1, sU, s2, sBeta, dE, erased, ERASE)
-            if ERASE == 2:
-                s1.permute((1, 0)).store(erased.to(gl.bfloat16))
+            before, pairs = erase_side(sK, s1, sU, s2, sBeta, dE, erased, db, first, tile % H, real, H, ERASE)
             pairs = warpgroup_mma(sQ.permute((1, 0)), sP, pairs, is_async=True)
             if ERASE == 2:
                 give(s1, db, base, H * D, real)
-            else:
-                token = gl.arange(0, C, gl.SliceLayout(0, KEYS))
-                here = db + (first.to(gl.int64) + token) * H + tile % H
-                gl.store(here, gl.sum(erased, 0).to(db.dtype.element_ty), mask=token < real)
         else:
             dQ = warpgroup_mma(sK.permute((1, 0)), sP.permute((1, 0)), dQ, is_async=True)
             pairs = warpgroup_mma(sQ.permute((1, 0)), sP, nothing, use_acc=False, is_async=True)
