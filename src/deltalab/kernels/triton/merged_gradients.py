@@ -86,6 +86,27 @@ def give(slot, x, base, STRIDE: gl.constexpr, real):
 
 
 @gluon.jit
+def ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, base, place, real, H: gl.constexpr):
+    """``ask`` for what the scores' gradients and the products with states are made of."""
+    ask(sO, do, base, H * D, real)
+    ask(sR, R, base, H * D, real)
+    ask(sX, dX, base, H * D, real)
+    ask(sS, states, 2 * place, D, 2 * C * real)
+    ask(sD, D_, 2 * place, D, 2 * C * real)
+    async_copy.commit_group()
+
+
+@gluon.jit
+def ask_values(sV, sW, v, w, base, real, H: gl.constexpr, WRITE: gl.constexpr):
+    """``ask`` for v and a write gate per channel."""
+    if WRITE > 0:
+        ask(sV, v, base, H * D, real)
+    if WRITE == 2:
+        ask(sW, w, base, H * D, real)
+    async_copy.commit_group()
+
+
+@gluon.jit
 def chunk_at(spans, steep, tile, tiles, H: gl.constexpr):
     """A tile's first token, the token after its sequence's last, and whether it is steep."""
     tile = gl.minimum(tile, tiles - 1)
@@ -243,17 +264,8 @@ def merged_gradients(
     real = rows_of(first, stop, is_steep, start, tiles)
     base = (first.to(gl.int64) * H + start % H) * D
     place = start.to(gl.int64) * (C * D)
-    ask(sO, do, base, H * D, real)
-    ask(sR, R, base, H * D, real)
-    ask(sX, dX, base, H * D, real)
-    ask(sS, states, 2 * place, D, 2 * C * real)
-    ask(sD, D_, 2 * place, D, 2 * C * real)
-    async_copy.commit_group()
-    if WRITE > 0:
-        ask(s1, v, base, H * D, real)
-    if WRITE == 2:
-        ask(s2, w, base, H * D, real)
-    async_copy.commit_group()
+    ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, base, place, real, H)
+    ask_values(s1, s2, v, w, base, real, H, WRITE)
     ask(sK, Kt, place, D, real)
     ask(sQ, Qg, place, D, real)
     ask(sU, U, place, D, real)
@@ -272,6 +284,7 @@ def merged_gradients(
             token = gl.arange(0, C, TOKENS)
             beta = gl.load(b + (first.to(gl.int64) + token) * H + tile % H, mask=token < real, other=0.0)
 
+        # scores' gradients
         async_copy.wait_group(2)
         fence_async_shared()
         zero = gl.zeros([C, C], gl.float32, PAIRS)
@@ -285,14 +298,13 @@ def merged_gradients(
         sP.store(gl.where(i > j, dP, 0.0).to(gl.bfloat16))
         fence_async_shared()
 
+        # products with states; meanwhile dv and dw
         nothing = gl.zeros([D, C], gl.float32, KEYS)
         dQ = warpgroup_mma(sS, sO.permute((1, 0)), nothing, use_acc=False, is_async=True)
         if ERASE > 0:
             dE = warpgroup_mma(sS, sX.permute((1, 0)), nothing, use_acc=False, is_async=True)
         dK = warpgroup_mma(sD, sR.permute((1, 0)), nothing, use_acc=False, is_async=True)
-
         sOwn.store(gl.sum(gl.where(i == j, dP, 0.0), 0))
-
         async_copy.wait_group(1)
         value_side(sX, s1, s2, w_, dv, dw, first, tile % H, real, H, WRITE)
         if ERASE > 0:
@@ -312,13 +324,9 @@ def merged_gradients(
         next_real = rows_of(next_first, next_stop, next_steep, following, tiles)
         next_base = (next_first.to(gl.int64) * H + following % H) * D
         next_place = following.to(gl.int64) * (C * D)
-        ask(sO, do, next_base, H * D, next_real)
-        ask(sR, R, next_base, H * D, next_real)
-        ask(sX, dX, next_base, H * D, next_real)
-        ask(sS, states, 2 * next_place, D, 2 * C * next_real)
-        ask(sD, D_, 2 * next_place, D, 2 * C * next_real)
-        async_copy.commit_group()
+        ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, next_base, next_place, next_real, H)
 
+        # pairs: ê is done, and what it adds to dk and dg
         async_copy.wait_group(1)
         fence_async_shared()
         before = nothing
@@ -337,12 +345,9 @@ def merged_gradients(
             dQ = warpgroup_mma(sK.permute((1, 0)), sP.permute((1, 0)), dQ, is_async=True)
             pairs = warpgroup_mma(sQ.permute((1, 0)), sP, nothing, use_acc=False, is_async=True)
 
-        if WRITE > 0:
-            ask(s1, v, next_base, H * D, next_real)
-        if WRITE == 2:
-            ask(s2, w, next_base, H * D, next_real)
-        async_copy.commit_group()
+        ask_values(s1, s2, v, w, next_base, next_real, H, WRITE)
 
+        # dq, dk, dg
         q_ = sQ.permute((1, 0)).load(KEYS)
         k_ = sK.permute((1, 0)).load(KEYS)
         dQ, pairs = warpgroup_mma_wait(0, deps=(dQ, pairs))
