@@ -1,18 +1,19 @@
 """B2 as one kernel, for Hopper: what value_gradients.py and key_gradients.py do, with a decay per channel and 128
 channels of keys and values in bf16.
 
-    dP = tril(dO Rᵀ);   dN = stril(dX Rᵀ);   dv = w ⊙ dX;   dw = v ⊙ dX
-    ê = dX (ηS)ᵀ + dN k̂;   dq = scale · u ⊙ (dO (ηS)ᵀ + dP k̂);   db = −u ⊙ u ⊙ k̂ ⊙ ê
-    κ = R (ηD)ᵀ;   π = dPᵀ q̂ − dNᵀ ê_b − u ⊙ u ⊙ b ⊙ ê;   dk = (κ + π) / u
-    dg = Σ_{s ≥ t} (q̂ ⊙ (dq of pairs and states) − ê_b ⊙ ê − k̂ ⊙ pairs)_s + Σ_{s < t} (k̂ ⊙ κ)_s + Σ_v ηS ⊙ ηD
+    dP = stril(dO Rᵀ);   δ = diag(dO Rᵀ);   dN = stril(dX Rᵀ);   dv = w ⊙ dX;   dw = v ⊙ dX
+    y = dO (ηS)ᵀ + dP k̂;   x = dX (ηS)ᵀ + dN k̂;   κ = R (ηD)ᵀ;   π = dPᵀ q̂ − dNᵀ ê − u² ⊙ b ⊙ x
+    dq = scale · u ⊙ (y + δ k̂);   db = −u² ⊙ k̂ ⊙ x;   dk = (κ + π + δ q̂) / u
+    dg = Σ_{s ≥ t} (q̂ ⊙ y − ê ⊙ x − u² ⊙ b ⊙ k̂ ⊙ x − k̂ ⊙ π)_s + Σ_{s < t} (k̂ ⊙ κ)_s + Σ_v ηS ⊙ ηD
 
-with k̂ = k/u, q̂ = u ⊙ scale q, ê_b = u ⊙ b ⊙ k as the prologue kept them. The equations are key_gradients.py's.
+with k̂ = k/u, q̂ = u ⊙ scale q, ê = u ⊙ b ⊙ k as the prologue kept them: key_gradients.py's equations, where what dk has
+of x is added to the pairs at once (and taken off again in dg).
 
 Triton decides by itself what it copies ahead and where each value lies; in Gluon both are said here. One program for
 each processor goes through its chunks. All that a chunk needs has its place in shared memory, which is asked for again,
-for the next chunk, as soon as this one is through with it: memory never waits for the arithmetic. On the key side
-channels are rows and tokens columns, so that a thread has many tokens of few channels. Sums over tokens are products
-with a triangle of ones, of which what is summed is taken in two parts of bf16 (17 bits).
+for the next chunk, as soon as this one is through with it. On the key side channels are rows and tokens columns, so
+that a thread has many tokens of few channels. Sums over tokens are products with a triangle of ones, of which what is
+summed is taken in two parts of bf16 (17 bits).
 
 A chunk that is steep is left out, dv and dw too: key_gradients' second launch does all of it.
 """
@@ -146,7 +147,7 @@ def value_side(sX, sV, sW, w_, dv, dw, first, head, real, H: gl.constexpr, WRITE
 
 @gluon.jit
 def erase_part(k, e, u, b, dE, pairs):
-    """What stands before a token's decay, −u ⊙ u ⊙ b ⊙ ê − dNᵀ ê_b, and db."""
+    """What is summed over later tokens, π without dPᵀ q̂, and db."""
     k = k.to(gl.float32)
     u = u.to(gl.float32)
     ue = u * (u * dE)
@@ -156,7 +157,7 @@ def erase_part(k, e, u, b, dE, pairs):
 
 @gluon.jit
 def key_part(k, q, u, own, dQ, dK, pairs, before, scale):
-    """dq, dk, what stands before a token's decay, and what passes it."""
+    """dq, dk, and what is summed over later tokens, and over earlier ones."""
     k = k.to(gl.float32)
     u = u.to(gl.float32)
     q = q.to(gl.float32)
@@ -232,7 +233,7 @@ def merged_gradients(
 ):  # fmt: skip
     """Args:
     v, w, b: as in ``prologue`` and ``state_forward``, with as many value heads as key heads.
-    E, Qg, Kt, U: the prologue's factors [chunks, H, C, D], ê_b, q̂, k̂ and u.
+    E, Qg, Kt, U: the prologue's factors [chunks, H, C, D], ê, q̂, k̂ and u.
     do, dX, R, states, D_, spans, steep: as in ``key_gradients``.
     dv, dw, dq, dk, dg, db: the gradients, shaped as their inputs.
     tiles: chunks × H.
@@ -240,7 +241,7 @@ def merged_gradients(
     sO = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)
     sR = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)
     sX = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)
-    s1 = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)  # v, then ê_b, then db
+    s1 = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)  # v, then ê, then db
     s2 = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)  # w, then b
     sK = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)
     sQ = gl.allocate_shared_memory(gl.bfloat16, [C, D], SHARED)
@@ -326,7 +327,7 @@ def merged_gradients(
         next_place = following.to(gl.int64) * (C * D)
         ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, next_base, next_place, next_real, H)
 
-        # pairs: ê is done, and what it adds to dk and dg
+        # pairs: x is done, and what it adds to dk and dg
         async_copy.wait_group(1)
         fence_async_shared()
         before = nothing
