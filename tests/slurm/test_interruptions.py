@@ -44,7 +44,7 @@ def assert_undisturbed(desk: SlurmDesk, undisturbed: Result) -> None:
 
 @together
 def test_a_time_limit_interrupts_a_trial_and_what_was_done_is_not_done_again(desk: SlurmDesk) -> None:
-    """Two trials share a task: one ends within a minute or, on a slow machine, a few; the other not in hours, on any."""
+    """Two trials share a task: one ends within a minute or, on a slow machine, a few; the other would take hours."""
     short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra.launcher.trials_per_job=2")
     desk.submit(desk.study(TWO_LENGTHS), *AT_EACH_STEP, *short, "hydra.launcher.sbatch=['nodelist=n5']")
     first, second = desk.trials()

@@ -88,7 +88,7 @@ def _chunk_gradients(
     scale: float,
 ) -> None:
     """Fill ``dx``, all chunks at once. passes: dX, R, states and D of the two passes over the state."""
-    tiles, merges = table.chunks * plan.heads, _merges(plan, x, do)
+    tiles, merges = table.chunks * plan.heads, plan.merges and _ready((x.v, do, x.w, x.b, factors))
     if merges:
         plane = tiles * plan.chunk * plan.padded_width  # of the chunks there are
         planes = factors.flatten()[: len(factors) * plane].view(-1, plane).unbind()
@@ -113,10 +113,10 @@ def _chunk_gradients(
         )  # fmt: skip
 
 
-def _merges(plan: Plan, x: Inputs, do: Tensor) -> bool:
-    """Whether one kernel makes the gradients: what it copies ahead is in bf16, and aligned."""
-    rows = [y for y in (x.v, do, x.w, x.b) if y is not None and y.dim() == x.v.dim()]
-    return plan.merges and all(y.dtype is torch.bfloat16 and y.data_ptr() % ALIGNED == 0 for y in rows)
+def _ready(given: tuple[Tensor | None, ...]) -> bool:
+    """Whether what a kernel in Gluon copies ahead, which are tensors with a row per token, is in bf16 and aligned."""
+    rows = [y for y in given if y is not None and y.dim() > 3]
+    return all(y.dtype is torch.bfloat16 and y.data_ptr() % ALIGNED == 0 for y in rows)
 
 
 def chunks_of(x: Inputs, cu_seqlens: Tensor | None, steep: Tensor) -> tuple[Tensor, Tensor] | None:

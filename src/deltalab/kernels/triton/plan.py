@@ -18,8 +18,8 @@ NARROWEST = 64
 bf16 (triton-lang/triton issues 10486 and 11366)."""
 VALUE_BLOCK = NARROWEST
 """Value channels in a block."""
-MERGED_WIDTH = 128
-"""Channels of keys and values that merged_gradients.py is written for."""
+MERGED_WIDTH, MERGED_CHUNK = 128, 64
+"""Channels of keys and values, and tokens in a chunk, that merged_gradients.py is written for."""
 CONFIGS: dict[str, dict[str, int]] = {
     "activation": {"num_warps": 4, "num_stages": 1},
     "activation gradients": {"num_warps": 8, "num_stages": 1},
@@ -95,8 +95,8 @@ class Plan:
 
     @property
     def merges(self) -> bool:
-        """Whether the gradients but for those of steep chunks may be one kernel's (merged_gradients.py)."""
-        usual = self.decay == 2 and self.narrow is torch.bfloat16 and self.value_heads == self.heads
+        """Whether the gradients but for those of steep chunks may be one kernel's (merged_gradients.py), in bf16."""
+        usual = self.decay == 2 and self.value_heads == self.heads and self.chunk == MERGED_CHUNK
         return self.hopper and usual and self.width == self.values == MERGED_WIDTH
 
     @property
