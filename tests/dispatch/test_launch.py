@@ -140,6 +140,7 @@ def test_tuning_that_dies_ends_the_launch(desk: Desk) -> None:
     assert "seed=0" not in said.stdout, "nothing was chosen"
 
 
+@pytest.mark.faults
 def test_ctrl_c_checkpoints_leaves_nothing_behind_and_the_next_launch_continues(desk: Desk, tmp_path: Path) -> None:
     arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
     process = desk.start(*arguments)
@@ -164,6 +165,7 @@ def test_ctrl_c_checkpoints_leaves_nothing_behind_and_the_next_launch_continues(
     assert weights(desk) == weights(other)
 
 
+@pytest.mark.faults
 def test_a_killed_worker_is_replaced_and_a_killed_launcher_is_followed(desk: Desk) -> None:
     arguments = ("-m", f"study={desk.study(TWO_CELLS)}", *LOCAL, QUIET, *LONG)
     process = desk.start(*arguments)
