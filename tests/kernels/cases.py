@@ -40,6 +40,7 @@ VARIANTS = {
     "gated_linear_attention_write": Variant("channel", "none", "channel"),
     "linear_attention": Variant("none", "none", "one"),
 }
+CHANNEL_DECAY = [name for name, variant in VARIANTS.items() if variant.decay == "channel"]
 DECAYING = [name for name, variant in VARIANTS.items() if variant.decay != "none"]
 
 DECAYS: dict[str, Callable[[Tensor], Tensor]] = {

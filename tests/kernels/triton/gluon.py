@@ -23,22 +23,10 @@ Value = Any
 
 
 class Block(Tensor):
-    """A block of values, as a kernel sees it: nothing changes in place."""
+    """A block of values, as a kernel sees it."""
 
     def split(self) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unbind(-1)
-
-    def __iadd__(self, other: Value) -> Any:
-        return self + other
-
-    def __isub__(self, other: Value) -> Any:
-        return self - other
-
-    def __imul__(self, other: Value) -> Any:
-        return self * other
-
-    def __itruediv__(self, other: Value) -> Any:
-        return self / other
 
 
 def block(x: Value) -> Block:
@@ -100,9 +88,6 @@ class Shared:
 
     def slice(self, start: int, length: int, dim: int = 0) -> "Shared":
         return Shared(self.memory.narrow(dim, start, length))
-
-    def index(self, place: int) -> "Shared":
-        return Shared(self.memory[place])
 
 
 @dataclass
@@ -170,38 +155,22 @@ def as_it_is(x: Value, *_: object, **__: object) -> Value:
     return x
 
 
-def reduced(x: Block, axis: int, combine: Callable[..., Value]) -> Block:
-    parts = x.unbind(axis)
-    total = parts[0]
-    for part in parts[1:]:
-        total = combine(total, part)
-    return total
-
-
 def language(program: Program) -> types.SimpleNamespace:
     """What kernels use of ``gluon.language``."""
     return types.SimpleNamespace(
-        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64")},
+        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int64")},
         **dict.fromkeys(
             ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMASharedLayout", "NVMMADistributedLayout"), nothing
         ),
         **dict.fromkeys(("convert_layout", "multiple_of", "max_contiguous"), as_it_is),
         allocate_shared_memory=lambda dtype, shape, layout: Shared(torch.full(shape, torch.nan, dtype=dtype)),
         arange=lambda start, stop, layout: block(torch.arange(start, stop, dtype=torch.int32)),
-        cumsum=lambda x, axis: x.cumsum(axis),
-        exp2=torch.exp2,
-        full=lambda shape, value, dtype, layout: block(torch.full(shape, value, dtype=dtype)),
         join=lambda one, two: torch.stack((one, two), -1),
         load=lambda pointer, mask=True, other=0: pointer.read(mask, other),
         map_elementwise=lambda function, *xs: function(*torch.broadcast_tensors(*map(block, xs))),
-        max=lambda x, axis: x.amax(axis),
-        maximum=lambda one, two: torch.maximum(block(one), block(two)),
-        min=lambda x, axis: x.amin(axis),
         minimum=lambda one, two: torch.minimum(block(one), block(two)),
         num_programs=lambda axis: block(program.count),
         program_id=lambda axis: block(program.number),
-        reduce=reduced,
-        static_range=range,
         store=lambda pointer, value, mask=True: pointer.write(value, mask),
         sum=lambda x, axis: x.sum(axis),
         where=torch.where,

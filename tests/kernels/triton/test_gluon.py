@@ -16,7 +16,7 @@ from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warp
 
 from deltalab.kernels.triton import passes, plan
 from deltalab.kernels.triton.merged_gradients import async_copy, copy_async
-from tests.kernels.cases import VARIANTS, Case, make_case
+from tests.kernels.cases import CHANNEL_DECAY, Case, make_case
 from tests.kernels.triton.gluon import OnCpu
 from tests.kernels.triton.test_kernels import assert_matches
 
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarnin
 PROGRAMS = 2
 BY_HAND: dict[str, Callable[..., Any]] = {"fresh": lambda x: x, "reciprocal": lambda x: 1 / x}
 RESULTS = ("dv", "dw", "dq", "dk", "db")
-FITTING = [name for name, variant in VARIANTS.items() if variant.decay == "channel"]
 SHAPE = (1, 190, 1, 128, 128)
 
 
@@ -67,7 +66,7 @@ def assert_matches_rounded(case: Case) -> None:
     assert_matches(replace(case, leaves=leaves), bounds=torch.bfloat16)
 
 
-@pytest.mark.parametrize("variant", FITTING)
+@pytest.mark.parametrize("variant", CHANNEL_DECAY)
 def test_gradients_of_one_kernel(variant: str, launched: list[str]) -> None:
     assert_matches_rounded(make_case(variant, shape=SHAPE))
     assert "merged gradients" in launched
