@@ -28,7 +28,10 @@ from deltalab.kernels.triton.api import gated_delta_rule
 
 KERNELS = {
     activate: ("activation", "activation_gradients"),
-    passes: ("prologue", "state_forward", "state_backward", "value_gradients", "key_gradients", "merged_gradients"),
+    passes: (
+        *("prologue", "persistent_prologue", "state_forward", "state_backward"),
+        *("value_gradients", "key_gradients", "merged_gradients"),
+    ),
 }
 PROCESSORS = 132
 TYPES = {

@@ -9,6 +9,7 @@ and
     an operand in shared memory that changes before the product that reads it is waited for, or a result used before
 """
 
+import itertools
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,16 +18,32 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton.experimental import gluon
+from triton.runtime.jit import ConstexprFunction
 
 Value = Any
 """A block, a number, or a tuple of these."""
 
 
 class Block(Tensor):
-    """A block of values, as a kernel sees it."""
+    """A block of values, as a kernel sees it: nothing changes in place."""
+
+    def to(self, dtype: torch.dtype, bitcast: bool = False) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.view(dtype) if bitcast else super().to(dtype)
 
     def split(self) -> Any:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unbind(-1)
+
+    def __iadd__(self, other: Value) -> Any:
+        return self + other
+
+    def __isub__(self, other: Value) -> Any:
+        return self - other
+
+    def __imul__(self, other: Value) -> Any:
+        return self * other
+
+    def __itruediv__(self, other: Value) -> Any:
+        return self / other
 
 
 def block(x: Value) -> Block:
@@ -89,6 +106,9 @@ class Shared:
     def slice(self, start: int, length: int, dim: int = 0) -> "Shared":
         return Shared(self.memory.narrow(dim, start, length))
 
+    def index(self, place: int) -> "Shared":
+        return Shared(self.memory[place])
+
 
 @dataclass
 class Product:
@@ -100,7 +120,9 @@ class Product:
 
     def finish(self) -> None:
         for now, then in self.operands:
-            assert torch.equal(now, then), "an operand changed before its product was waited for"
+            assert torch.equal(now.nan_to_num(), then.nan_to_num()), (
+                "an operand changed before its product was waited for"
+            )
         self.done = True
 
 
@@ -147,6 +169,11 @@ class Program:
         return results if len(results) > 1 else results[0]
 
 
+def counting(x: Value) -> Value:
+    """An argument that is no tensor: one that counts is a block of its own."""
+    return block(torch.tensor(x, dtype=torch.int32)) if isinstance(x, int) else x
+
+
 def nothing(*_: object, **__: object) -> None:
     """Of what has no meaning here: layouts, fences, barriers."""
 
@@ -155,22 +182,41 @@ def as_it_is(x: Value, *_: object, **__: object) -> Value:
     return x
 
 
+def reduced(x: Block, axis: int, combine: Callable[..., Value]) -> Block:
+    while x.shape[axis] > 1:
+        x = combine(*x.chunk(2, axis))
+    return x.squeeze(axis)
+
+
+def scanned(x: Block, axis: int, combine: Callable[..., Value]) -> Block:
+    return block(torch.stack(list(itertools.accumulate(x.unbind(axis), combine)), axis))
+
+
 def language(program: Program) -> types.SimpleNamespace:
     """What kernels use of ``gluon.language``."""
     return types.SimpleNamespace(
-        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int64")},
+        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64")},
         **dict.fromkeys(
             ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMASharedLayout", "NVMMADistributedLayout"), nothing
         ),
         **dict.fromkeys(("convert_layout", "multiple_of", "max_contiguous"), as_it_is),
         allocate_shared_memory=lambda dtype, shape, layout: Shared(torch.full(shape, torch.nan, dtype=dtype)),
         arange=lambda start, stop, layout: block(torch.arange(start, stop, dtype=torch.int32)),
+        associative_scan=scanned,
+        exp2=torch.exp2,
+        full=lambda shape, value, dtype, layout: block(torch.full(shape, value, dtype=dtype)),
         join=lambda one, two: torch.stack((one, two), -1),
         load=lambda pointer, mask=True, other=0: pointer.read(mask, other),
         map_elementwise=lambda function, *xs: function(*torch.broadcast_tensors(*map(block, xs))),
+        max=lambda x, axis: x.amax(axis),
+        maximum=lambda one, two: torch.maximum(block(one), block(two)),
+        min=lambda x, axis: x.amin(axis),
         minimum=lambda one, two: torch.minimum(block(one), block(two)),
+        num_warps=lambda: 4,
         num_programs=lambda axis: block(program.count),
         program_id=lambda axis: block(program.number),
+        reduce=reduced,
+        static_range=range,
         store=lambda pointer, value, mask=True: pointer.write(value, mask),
         sum=lambda x, axis: x.sum(axis),
         where=torch.where,
@@ -196,7 +242,7 @@ class OnCpu:
 
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         def run(*args: Any, **constants: Any) -> None:
-            given = [Pointer(x.view(-1)) if isinstance(x, Tensor) else x for x in args]
+            given = [Pointer(x.view(-1)) if isinstance(x, Tensor) else counting(x) for x in args]
             values = dict(zip(self.arg_names, given, strict=False))
             values |= {name: value for name, value in constants.items() if name in self.arg_names}
             for number in range(grid[0]):
@@ -230,6 +276,8 @@ class OnCpu:
                 scope[name] = within.get(name) or self.by_hand[name]
             elif isinstance(value, gluon.language.constexpr):
                 scope[name] = value.value
+            elif isinstance(value, ConstexprFunction):  # they make layouts
+                scope[name] = nothing
             elif hasattr(value, "is_gluon"):
                 scope[name] = known.get(value.fn.__qualname__) or self.translated(value, within, known)
         return result

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.ahead
 REGISTERS = 255
 SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (90, "float16"): 2048, (80, "bfloat16"): 4096}
 """Bytes of local memory per thread that a kernel of the usual path may take; fp32, fp16 and sm_80 are there to work."""
-MERGED = 128
-"""Of these the kernel in Gluon: it waits for each behind all that it has asked of memory. With Triton 3.6 Gated
-DeltaNet-2 takes none."""
+GLUON = {"merged_gradients": 128, "persistent_prologue": 208}
+"""Of these the kernels in Gluon, which wait for each behind all that they have asked of memory. With Triton 3.6 Gated
+DeltaNet-2 takes none and 8; so much the prologue with Triton 3.9."""
 ACTIVATING = 80
 """Registers of the kernels that activate: a processor has 24 warps of them, which do little but read and write."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
@@ -70,6 +70,7 @@ def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any
 def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
     found, dtype = compiled(capability, [CALLS[name]]), CALLS[name]["dtype"]
     merges = capability == 90 and name in ("gated_delta_net_2", "kda")
+    persists = merges or (capability == 90 and name == "grouped value heads")
     assert {one["kernel"] for one in found} == {
         "activation",
         "prologue",
@@ -78,6 +79,7 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
         "key_gradients",
         "activation_gradients",
         "merged_gradients" if merges else "value_gradients",
+        *(["persistent_prologue"] if persists else []),
     }
     for one in found:
         assert one["registers"] <= REGISTERS, one
@@ -99,8 +101,8 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
         if one["kernel"].startswith("activation"):
             assert one["registers"] <= ACTIVATING, one
             assert one["stack"] == 0, one
-        elif one["kernel"] == "merged_gradients":
-            assert one["stack"] <= MERGED, one
+        elif one["kernel"] in GLUON:
+            assert one["stack"] <= GLUON[one["kernel"]], one
         elif not one["steep"]:
             assert one["stack"] <= SPILLS[capability, dtype], one
 

@@ -15,7 +15,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma, warpgroup_mma_wait
 
 from deltalab.kernels.triton import passes, plan
-from deltalab.kernels.triton.merged_gradients import async_copy, copy_async
+from deltalab.kernels.triton.gluon_parts import async_copy, copy_async
 from tests.kernels.cases import CHANNEL_DECAY, Case, make_case
 from tests.kernels.triton.gluon import OnCpu
 from tests.kernels.triton.test_kernels import assert_matches
@@ -23,22 +23,24 @@ from tests.kernels.triton.test_kernels import assert_matches
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # as in test_kernels
 PROGRAMS = 2
 BY_HAND: dict[str, Callable[..., Any]] = {"fresh": lambda x: x, "reciprocal": lambda x: 1 / x}
-RESULTS = ("dv", "dw", "dq", "dk", "db")
+RESULTS = ("dv", "dw", "dq", "dk", "db", "factors", "T", "P")
+WIDE = ("g", "dg", "writes", "end")
+"""In fp32 on a GPU too."""
 SHAPE = (1, 190, 1, 128, 128)
 
 
 class Rounded(OnCpu):
-    """Given bf16 in place of fp32, but for the log-decay's gradient."""
+    """Given bf16 in place of fp32 where a GPU has that."""
 
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         run = super().__getitem__(grid)
 
         def rounded(*args: Any, **constants: Any) -> None:
             names = dict(zip(self.arg_names, args, strict=False))
-            given = {name: x if name == "dg" else narrow(x) for name, x in names.items()}
+            given = {name: x if name in WIDE else narrow(x) for name, x in names.items()}
             run(*given.values(), **constants)
             for name in RESULTS:
-                if names[name] is not None:
+                if names.get(name) is not None:
                     names[name].copy_(given[name])
 
         return rounded
@@ -51,8 +53,10 @@ def narrow(x: Any) -> Any:
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The passes launch what they would on a Hopper, with few programs."""
-    monkeypatch.setattr(passes, "merged_gradients", Rounded(passes.merged_gradients, BY_HAND))
+    for name in ("persistent_prologue", "merged_gradients"):
+        monkeypatch.setattr(passes, name, Rounded(getattr(passes, name), BY_HAND))
     monkeypatch.setattr(passes, "processors", lambda device: PROGRAMS)
+    monkeypatch.setattr(passes, "PERSISTENT", 1)
     monkeypatch.setattr(passes, "_ready", lambda given: True)
     monkeypatch.setattr(plan, "has_warpgroup_products", lambda device: True)
     plan._plan.cache_clear()
@@ -67,33 +71,36 @@ def assert_matches_rounded(case: Case) -> None:
 
 
 @pytest.mark.parametrize("variant", CHANNEL_DECAY)
-def test_gradients_of_one_kernel(variant: str, launched: list[str]) -> None:
+def test_every_variant(variant: str, launched: list[str]) -> None:
     assert_matches_rounded(make_case(variant, shape=SHAPE))
+    assert "persistent prologue" in launched
     assert "merged gradients" in launched
-    assert "key gradients" not in launched
+    assert not {"prologue", "key gradients"} & set(launched)
 
 
 @pytest.mark.parametrize("decay", ["none", "mixed tokens", "mixed channels", "strong"])
 def test_any_decay(decay: str, launched: list[str]) -> None:
     assert_matches_rounded(make_case(shape=SHAPE, decay=decay))
+    assert launched.count("steep prologue") == 1
     assert launched.count("steep key gradients") == 1
 
 
 def test_packed_sequences(launched: list[str]) -> None:
     assert_matches_rounded(make_case(shape=SHAPE, lengths=(1, 63, 70, 64)))
-    assert "merged gradients" in launched
+    assert {"persistent prologue", "merged gradients"} <= set(launched)
 
 
-@pytest.mark.parametrize("shape", [(1, 20, 2, 128, 128), (1, 70, 1, 64, 128), (1, 70, 1, 128, 64)])
+@pytest.mark.parametrize("shape", [(1, 20, 2, 128, 128), (1, 70, 1, 64, 128)])
 def test_what_does_not_fit_goes_the_other_way(shape: tuple[int, int, int, int, int], launched: list[str]) -> None:
     assert_matches_rounded(make_case(shape=shape))
-    assert "key gradients" in launched
-    assert "merged gradients" not in launched
+    assert {"prologue", "key gradients"} <= set(launched)
 
 
-def test_grouped_value_heads_go_the_other_way(launched: list[str]) -> None:
-    assert_matches_rounded(make_case(shape=(1, 70, 1, 128, 128), group=2))
-    assert "merged gradients" not in launched
+@pytest.mark.parametrize("variant", ["kda", "gated_delta_net_2"])
+@pytest.mark.parametrize(("values", "group"), [(64, 1), (128, 2)])
+def test_the_prologue_asks_nothing_of_the_values(variant: str, values: int, group: int, launched: list[str]) -> None:
+    assert_matches_rounded(make_case(variant, shape=(1, 70, 1, 128, values), group=group))
+    assert {"persistent prologue", "key gradients"} <= set(launched)
 
 
 @gluon.jit

@@ -24,12 +24,24 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-copy_async = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared  # Triton 3.9, before
-barrier = getattr(gl, "barrier", None) or gl.thread_barrier  # since Triton 3.7, before
-C = gl.constexpr(64)
-D = gl.constexpr(128)
-ROWS = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [8, 1], [1, 0]))
-"""Tiles as they come from memory and go there: 16 bytes a thread, two rows a warp."""
+from deltalab.kernels.triton.gluon_parts import (
+    SHARED,
+    VECTOR,
+    C,
+    D,
+    ask,
+    barrier,
+    chunk_at,
+    fresh,
+    give,
+    places,
+    reciprocal,
+    rows,
+    rows_layout,
+    rows_of,
+)
+
+ROWS = gl.constexpr(rows_layout(8))
 KEYS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [8, 1], [16, 64, 16]))
 """Products on the key side [channels, tokens]."""
 HALF = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [8, 1], [16, 32, 16]))
@@ -37,53 +49,7 @@ HALF = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [8, 1], [16, 32, 16]))
 PAIRS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 2], [16, 32, 16]))
 """Scores [tokens, tokens]."""
 STATES = gl.constexpr(gl.BlockedLayout([1, 8], [16, 2], [8, 1], [1, 0]))
-SHARED = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
-VECTOR = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [0]))
-PLUS_NOTHING = gl.constexpr("{ .reg .u64 t; mov.u64 t, %clock64; shr.u64 t, t, 63; add.s64 $0, $1, t; }")
 TOKENS = gl.constexpr(gl.BlockedLayout([1], [32], [8], [0]))
-
-
-@gluon.jit
-def fresh(x):
-    """x, where it stands: the clock's top bit is none. Else ptxas works addresses out long before they are used, has no
-    registers left, and waits for what it spilled behind all that was asked of memory: 0.51 ms in place of 0.36."""
-    x = gl.inline_asm_elementwise(PLUS_NOTHING, "=l,l", [x], dtype=gl.int64, is_pure=False, pack=1)
-    return gl.multiple_of(x, 128)
-
-
-@gluon.jit
-def reciprocal(x):
-    return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1)
-
-
-@gluon.jit
-def places(STRIDE: gl.constexpr, COUNT: gl.constexpr):
-    """Where a tile's elements lie [COUNT, D], rows STRIDE apart: one number of each thread, and constants."""
-    BY: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 2, 16], [1, 8, 1], [2, 1, 0])
-    outer = gl.arange(0, COUNT // 16, gl.SliceLayout(1, gl.SliceLayout(1, BY))).to(gl.int64)[:, None][:, None, :]
-    inner = gl.arange(0, 16, gl.SliceLayout(1, gl.SliceLayout(0, BY))).to(gl.int64)[:, None][None, :, :]
-    channel = gl.arange(0, D, gl.SliceLayout(0, gl.SliceLayout(0, BY))).to(gl.int64)[None, :][None, :, :]
-    found = outer * (16 * STRIDE) + (inner * STRIDE + channel)
-    found = gl.convert_layout(found.reshape([COUNT, D]), ROWS, assert_trivial=True)
-    return gl.max_contiguous(gl.multiple_of(found, [8, 8]), [1, 8])
-
-
-@gluon.jit
-def rows(COUNT: gl.constexpr):
-    return gl.arange(0, COUNT, gl.SliceLayout(1, ROWS))
-
-
-@gluon.jit
-def ask(slot, x, base, STRIDE: gl.constexpr, real):
-    """Begin to copy rows of x from element ``base`` on into shared memory, zeros from row ``real`` on."""
-    here = x + fresh(base) + places(STRIDE, slot.shape[0])
-    copy_async(slot, here, mask=rows(slot.shape[0])[:, None] < real)
-
-
-@gluon.jit
-def give(slot, x, base, STRIDE: gl.constexpr, real):
-    """The reverse of ``ask``, done when it returns."""
-    gl.store(x + fresh(base) + places(STRIDE, C), slot.load(ROWS), mask=rows(C)[:, None] < real)
 
 
 @gluon.jit
@@ -108,16 +74,14 @@ def ask_values(sV, sW, v, w, base, real, H: gl.constexpr, WRITE: gl.constexpr):
 
 
 @gluon.jit
-def chunk_at(spans, steep, tile, tiles, H: gl.constexpr):
-    """A tile's first token, the token after its sequence's last, and whether it is steep."""
-    tile = gl.minimum(tile, tiles - 1)
-    return gl.load(spans + tile // H), gl.load(spans + tiles // H + tile // H), gl.load(steep + tile)
+def steep_at(steep, tile, tiles):
+    return gl.load(steep + gl.minimum(tile, tiles - 1))
 
 
 @gluon.jit
-def rows_of(first, stop, is_steep, tile, tiles):
-    """A tile's real tokens: none of a steep one, or beyond the last."""
-    return gl.where((is_steep != 0) | (tile >= tiles), 0, stop - first)
+def flat_rows_of(first, stop, is_steep, tile, tiles):
+    """``rows_of`` a tile that is not steep; of another none."""
+    return gl.where(is_steep != 0, 0, rows_of(first, stop, tile, tiles))
 
 
 @gluon.jit
@@ -261,8 +225,8 @@ def merged_gradients(
 
     start = gl.program_id(0)
     step = gl.num_programs(0)
-    first, stop, is_steep = chunk_at(spans, steep, start, tiles, H)
-    real = rows_of(first, stop, is_steep, start, tiles)
+    first, stop = chunk_at(spans, start, tiles, H)
+    real = flat_rows_of(first, stop, steep_at(steep, start, tiles), start, tiles)
     base = (first.to(gl.int64) * H + start % H) * D
     place = start.to(gl.int64) * (C * D)
     ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, base, place, real, H)
@@ -276,7 +240,8 @@ def merged_gradients(
         following = tile + step
         base = (first.to(gl.int64) * H + tile % H) * D
         place = tile.to(gl.int64) * (C * D)
-        next_first, next_stop, next_steep = chunk_at(spans, steep, following, tiles, H)
+        next_first, next_stop = chunk_at(spans, following, tiles, H)
+        next_steep = steep_at(steep, following, tiles)
         w_ = 0.0
         if WRITE == 1:
             w_ = gl.load(w + (first.to(gl.int64) + rows(C)) * H + tile % H, mask=rows(C) < real, other=0.0)
@@ -322,7 +287,7 @@ def merged_gradients(
             dQ, dK = warpgroup_mma_wait(0, deps=(dQ, dK))
         barrier()
 
-        next_real = rows_of(next_first, next_stop, next_steep, following, tiles)
+        next_real = flat_rows_of(next_first, next_stop, next_steep, following, tiles)
         next_base = (next_first.to(gl.int64) * H + following % H) * D
         next_place = following.to(gl.int64) * (C * D)
         ask_states(sO, sR, sX, sS, sD, do, R, dX, states, D_, next_base, next_place, next_real, H)

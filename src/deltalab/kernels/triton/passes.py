@@ -9,11 +9,14 @@ from deltalab.kernels.triton.key_gradients import key_gradients
 from deltalab.kernels.triton.launch import ALIGNED, launch
 from deltalab.kernels.triton.merged_gradients import merged_gradients
 from deltalab.kernels.triton.parts import GROUP
+from deltalab.kernels.triton.persistent_prologue import persistent_prologue
 from deltalab.kernels.triton.plan import Inputs, Plan, plan_of, processors
 from deltalab.kernels.triton.prologue import prologue
 from deltalab.kernels.triton.table import Table, table_of
 from deltalab.kernels.triton.value_gradients import value_gradients
 
+PERSISTENT = 2
+"""Programs of the prologue that stay on a processor."""
 STEEP_PROGRAMS = 1024
 """Most programs that look for steep chunks."""
 Tensors9 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -33,12 +36,13 @@ def run_forward(
     written = (_most_chunks(x.q, cu_seqlens, plan.chunk), plan.value_heads, plan.chunk) if plan.write == 1 else (0,)
     writes = o.new_empty(written, dtype=torch.float32)
     tiles = table.chunks * plan.heads
-    for which, programs in _launches(plan, tiles, "prologue"):
-        launch(
-            prologue, which, plan, programs,
-            (x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep, scale, tiles),
-            STEEP=which != "prologue", SAVE=save,
-        )  # fmt: skip
+    persists = plan.persists and _ready((x.q, x.k, x.b, factors))
+    args = x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep, scale, tiles
+    if persists:
+        programs = min(tiles, PERSISTENT * processors(x.q.device))
+        launch(persistent_prologue, "persistent prologue", plan, programs, args, SAVE=save)
+    for which, programs in _launches(plan, tiles, "prologue")[1 if persists else 0 :]:
+        launch(prologue, which, plan, programs, args, STEEP=which != "prologue", SAVE=save)
     launch(
         state_forward, "forward", plan, table.count * plan.state_programs,
         (x.q, x.k, x.v, x.w, factors, writes, T, P, end, initial, table.sequences, tiles, o, states, R, last),

@@ -18,12 +18,13 @@ NARROWEST = 64
 bf16 (triton-lang/triton issues 10486 and 11366)."""
 VALUE_BLOCK = NARROWEST
 """Value channels in a block."""
-MERGED_WIDTH, MERGED_CHUNK = 128, 64
-"""Channels of keys and values, and tokens in a chunk, that merged_gradients.py is written for."""
+GLUON_WIDTH, GLUON_CHUNK = 128, 64
+"""Channels of keys (and values), and tokens in a chunk, that the kernels in Gluon are written for."""
 CONFIGS: dict[str, dict[str, int]] = {
     "activation": {"num_warps": 4, "num_stages": 1},
     "activation gradients": {"num_warps": 8, "num_stages": 1},
     "prologue": {"KB": 64, "num_warps": 4, "num_stages": 1},
+    "persistent prologue": {"num_warps": 4, "num_stages": 1},
     "steep prologue": {"KB": 64, "num_warps": 8, "num_stages": 1},
     "forward": {"num_warps": 4, "num_stages": 3},
     "backward": {"num_warps": 4, "num_stages": 3},
@@ -96,8 +97,12 @@ class Plan:
     @property
     def merges(self) -> bool:
         """Whether the gradients but for those of steep chunks may be one kernel's (merged_gradients.py), in bf16."""
-        usual = self.decay == 2 and self.value_heads == self.heads and self.chunk == MERGED_CHUNK
-        return self.hopper and usual and self.width == self.values == MERGED_WIDTH
+        return self.persists and self.value_heads == self.heads and self.values == GLUON_WIDTH
+
+    @property
+    def persists(self) -> bool:
+        """Whether the prologue may be the one of programs that stay (persistent_prologue.py), in bf16."""
+        return self.hopper and self.decay == 2 and (self.width, self.chunk) == (GLUON_WIDTH, GLUON_CHUNK)
 
     @property
     def rows(self) -> bool:
