@@ -15,9 +15,9 @@ pytestmark = pytest.mark.ahead
 REGISTERS = 255
 SPILLS = {(90, "bfloat16"): 400, (90, "float32"): 2048, (90, "float16"): 2048, (80, "bfloat16"): 4096}
 """Bytes of local memory per thread that a kernel of the usual path may take; fp32, fp16 and sm_80 are there to work."""
-GLUON = {"merged_gradients": 128, "persistent_prologue": 208}
+GLUON = {"merged_gradients": 128, "persistent_prologue": 64}
 """Of these the kernels in Gluon, which wait for each behind all that they have asked of memory. With Triton 3.6 Gated
-DeltaNet-2 takes none and 8; so much the prologue with Triton 3.9."""
+DeltaNet-2 takes none."""
 ACTIVATING = 80
 """Registers of the kernels that activate: a processor has 24 warps of them, which do little but read and write."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}

@@ -22,7 +22,11 @@ from tests.kernels.triton.test_kernels import assert_matches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # as in test_kernels
 PROGRAMS = 2
-BY_HAND: dict[str, Callable[..., Any]] = {"fresh": lambda x: x, "reciprocal": lambda x: 1 / x}
+BY_HAND: dict[str, Callable[..., Any]] = {
+    "fresh": lambda x: x,
+    "reciprocal": lambda x: 1 / x,
+    "column_of": lambda X, column: X[:, column, None].expand(X.shape),
+}
 RESULTS = ("dv", "dw", "dq", "dk", "db", "factors", "T", "P")
 WIDE = ("g", "dg", "writes", "end")
 """In fp32 on a GPU too."""

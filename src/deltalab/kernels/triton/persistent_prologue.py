@@ -8,7 +8,7 @@ while the other waits for a product.
 
 A thread has half of the tokens of two channels, so that a sum over tokens is one of its own, and what the other half
 adds to it. T is made row by row without a product, in fp32: of x (I + A) = e, x's elements are known from the last to
-the first. A row has two threads; each element is taken off what is before it.
+the first. A row has four threads; each element is taken off what is before it.
 """
 
 import triton.language as tl
@@ -41,8 +41,8 @@ PAIRS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16]))
 """Scores [tokens, tokens]."""
 SQUARE = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 """Scores as they go to memory."""
-SOLVED = gl.constexpr(gl.BlockedLayout([1, 8], [16, 2], [4, 1], [1, 0]))
-"""A quarter of the columns of T, two threads a row."""
+SOLVED = gl.constexpr(gl.BlockedLayout([2, 4], [8, 4], [4, 1], [1, 0]))
+"""A quarter of the columns of T, four threads to two rows: what is read of A serves both."""
 PLAIN = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 TOKENS = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 QUARTER = gl.constexpr(16)
@@ -51,11 +51,6 @@ QUARTER = gl.constexpr(16)
 @gluon.jit
 def add(x, y):
     return x + y
-
-
-@gluon.jit
-def either(x, y):
-    return x | y
 
 
 @gluon.jit
@@ -83,12 +78,18 @@ def factors_of(u, q, k, b, scale):
     return Qg.to(gl.bfloat16), (k * reciprocal(u)).to(gl.bfloat16), E.to(gl.bfloat16), u.to(gl.bfloat16)
 
 
+@gluon.constexpr_function
+def column_code(column):
+    """Of the four values of a row that a thread has, one from the thread that has this column."""
+    copies = " ".join(f"mov.b32 ${place}, t;" for place in range(4))
+    return f"{{ .reg .b32 t; shfl.sync.idx.b32 t, ${4 + column % 4}, {column // 4}, 0x1c1f, -1; {copies} }}"
+
+
 @gluon.jit
-def element(X, COLUMN: gl.constexpr):
-    """A column of a quarter [C, 1]: the others are no bits, which vanish where they are added."""
-    columns = gl.arange(0, QUARTER, gl.SliceLayout(0, SOLVED))[None, :]
-    bits = gl.where(columns == COLUMN, X.to(gl.int32, bitcast=True), 0)
-    return gl.reduce(bits, 1, either).to(gl.float32, bitcast=True)[:, None]
+def column_of(X, COLUMN: gl.constexpr):
+    """A column of a quarter in place of each [C, QUARTER], from thread to thread."""
+    code: gl.constexpr = column_code(COLUMN)
+    return gl.inline_asm_elementwise(code, "=f,=f,=f,=f,f,f,f,f", [X], dtype=gl.float32, is_pure=True, pack=4)
 
 
 @gluon.jit
@@ -109,14 +110,14 @@ def eliminated(X0, X1, X2, X3, sA, COLUMN: gl.constexpr):
     """Quarters of X with this column of X taken off what is before it."""
     line = sA.slice(COLUMN, 1)
     if COLUMN >= 3 * QUARTER:
-        x = element(X3, COLUMN - 3 * QUARTER)
+        x = column_of(X3, COLUMN - 3 * QUARTER)
         X3 = taken_off(X3, x, line, 3)
     elif COLUMN >= 2 * QUARTER:
-        x = element(X2, COLUMN - 2 * QUARTER)
+        x = column_of(X2, COLUMN - 2 * QUARTER)
     elif COLUMN >= QUARTER:
-        x = element(X1, COLUMN - QUARTER)
+        x = column_of(X1, COLUMN - QUARTER)
     else:
-        x = element(X0, COLUMN)
+        x = column_of(X0, COLUMN)
     if COLUMN >= 2 * QUARTER:
         X2 = taken_off(X2, x, line, 2)
     if COLUMN >= QUARTER:
