@@ -28,7 +28,7 @@ TILE = tl.constexpr(2048)
 
 
 class Activation(NamedTuple):
-    """What of a call's inputs is raw.
+    """What of a call's inputs is raw: nothing if none of it is true.
 
     Attributes:
         norm: q and k are.
@@ -91,7 +91,7 @@ def _launch(
 ) -> None:
     args = (x.q, x.k, x.g, x.b, x.w, *(how.decay or (None, None)), *map(results.get, "qkgbw"), *rest)
     count = x.q.shape[0] * x.q.shape[1]
-    launch(kernel, config, plan_of(x), blocks * x.q.shape[2], (*args, count), RANGE=how.erase_range)
+    launch(kernel, config, plan_of(x), blocks * x.q.shape[2], args, (count,), RANGE=how.erase_range)
 
 
 @triton.constexpr_function

@@ -15,7 +15,7 @@ from deltalab.kernels.triton.parts import dot
 
 @triton.jit(do_not_specialize=["tiles"])
 def state_backward(
-    q, k, do, factors, T, P, end, dfinal, sequences, tiles, dX, D, dinitial,
+    q, k, do, factors, T, P, end, dfinal, sequences, dX, D, dinitial, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, ROWS: tl.constexpr,

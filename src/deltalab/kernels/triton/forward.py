@@ -70,7 +70,7 @@ def load_end(end, tile, BK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["tiles"])
 def state_forward(
-    q, k, v, w, factors, writes, T, P, end, initial, sequences, tiles, o, states, R, final,
+    q, k, v, w, factors, writes, T, P, end, initial, sequences, o, states, R, final, tiles,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     DECAY: tl.constexpr, ERASE: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr, REGISTERS: tl.constexpr,

@@ -3,6 +3,8 @@
 Triton binds and specialises every argument anew at each launch, which takes longer than small problems do on the GPU.
 """
 
+import functools
+import operator
 from typing import Any
 
 import torch
@@ -15,42 +17,59 @@ ALIGNED = 16
 _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
-def launch(kernel: Any, config: str, plan: Plan, programs: int, args: tuple[Any, ...], **constants: Any) -> None:
+def launch(
+    kernel: Any,
+    config: str,
+    plan: Plan,
+    programs: int,
+    tensors: tuple[Tensor | None, ...],
+    numbers: tuple[float, ...],
+    **constants: Any,
+) -> None:
     """Start programs of a kernel on the device of its first argument.
 
     Args:
-        kernel: a ``triton.jit`` function whose constexpr parameters come last.
+        kernel: a ``triton.jit`` function of tensors, numbers and constants, in this order.
         config: name of its launch configuration.
         plan: of the call; gives the constants that are not named here.
         programs: how many.
-        args: its arguments that are no constants.
+        tensors: the first is not none.
+        numbers: the kernel keeps whole ones out of what it is compiled for.
     """
-    device = args[0].device
+    device = tensors[0].device  # type: ignore[union-attr]
     if INTERPRETED or device.type != "cuda":
-        kernel[(programs,)](*args, **plan.constants(kernel, config), **constants)
+        kernel[(programs,)](*tensors, *numbers, **plan.constants(kernel, config), **constants)
     elif device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            _launch(kernel, config, plan, programs, args, constants)
+            _launch(kernel, config, plan, programs, tensors, numbers, constants)
     else:
-        _launch(kernel, config, plan, programs, args, constants)
+        _launch(kernel, config, plan, programs, tensors, numbers, constants)
 
 
 def _launch(
-    kernel: Any, config: str, plan: Plan, programs: int, args: tuple[Any, ...], constants: dict[str, Any]
+    kernel: Any,
+    config: str,
+    plan: Plan,
+    programs: int,
+    tensors: tuple[Tensor | None, ...],
+    numbers: tuple[float, ...],
+    constants: dict[str, Any],
 ) -> None:
-    key = (config, plan, args[0].device.index, *constants.values(), *map(_kind, args))
+    """Tensors go to what is compiled already as addresses, of which nobody asks what they are."""
+    addresses = [0 if x is None else x.data_ptr() for x in tensors]
+    kinds = [None if x is None else x.dtype for x in tensors]
+    key = (config, plan, *constants.values(), *kinds, _unaligned(addresses))
     known = _compiled.get(key)
     if known is None:
         values = {**plan.constants(kernel, config), **constants}
-        compiled = kernel[(programs,)](*args, **values)
-        _compiled[key] = compiled, tuple(values[name] for name in kernel.arg_names[len(args) :])
+        compiled = kernel[(programs,)](*tensors, *numbers, **values)
+        _compiled[key] = compiled, tuple(values[name] for name in kernel.arg_names[len(tensors) + len(numbers) :])
     else:
         compiled, rest = known
-        compiled[(programs, 1, 1)](*args, *rest)
+        compiled[(programs, 1, 1)](*addresses, *numbers, *rest)
 
 
-def _kind(x: Any) -> Any:
-    """What Triton specialises an argument on; whole numbers are kept out of that by the kernels."""
-    if isinstance(x, Tensor):
-        return x.dtype if x.data_ptr() % ALIGNED == 0 else (x.dtype, "unaligned")
-    return None if x is None else type(x)
+def _unaligned(addresses: list[int]) -> tuple[int, ...]:
+    """Which of them are."""
+    bits = functools.reduce(operator.or_, addresses)
+    return tuple(place for place, x in enumerate(addresses) if x % ALIGNED) if bits % ALIGNED else ()

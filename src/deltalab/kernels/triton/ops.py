@@ -42,7 +42,8 @@ def run_forward(
     save: bool,
 ) -> Tensors9:
     """As ``passes.run_forward``, of raw inputs."""
-    x = activate(Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid))
+    raw, how = Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid)
+    x = activate(raw, how) if any(how) else raw
     return passes.run_forward(x, initial, cu_seqlens, scale, final, save)
 
 
@@ -74,9 +75,9 @@ def run_backward(
     """The gradients of q, k, v, g, b, w, a, δ and the initial state; empty where there is none."""
     raw, how = Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid)
     kept = factors, T, P, end, steep, states, R
-    x = activate(raw, how, passes.chunks_of(raw, cu_seqlens, steep))
+    x = activate(raw, how, passes.chunks_of(raw, cu_seqlens, steep)) if any(how) else raw
     dx, dinitial = passes.run_backward(x, initial, cu_seqlens, do, dfinal, kept, scale)
-    dx, da, ddelta = activate_back(raw, how, dx)
+    dx, da, ddelta = activate_back(raw, how, dx) if any(how) else (dx, None, None)
     grads = (q.new_empty(0) if x is None else x for x in (*dx, da, ddelta, dinitial))
     dq, dk, dv, dg, db, dw, da, ddelta, dinitial = grads
     return dq, dk, dv, dg, db, dw, da, ddelta, dinitial

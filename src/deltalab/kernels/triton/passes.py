@@ -30,22 +30,24 @@ def run_forward(
     What a call has not, is empty.
     """
     plan, table = _lay_out(x, cu_seqlens)
-    o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save)
+    o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save, plan)
     if not save:
-        factors, T, P, end, steep = _scratch(x, cu_seqlens, False)
-    written = (_most_chunks(x.q, cu_seqlens, plan.chunk), plan.value_heads, plan.chunk) if plan.write == 1 else (0,)
-    writes = o.new_empty(written, dtype=torch.float32)
+        factors, T, P, end, steep = _scratch(plan, x.q, cu_seqlens, False)
+    writes = None
+    if plan.write == 1:
+        chunks = _most_chunks(x.q, cu_seqlens, plan.chunk)
+        writes = o.new_empty(chunks, plan.value_heads, plan.chunk, dtype=torch.float32)
     tiles = table.chunks * plan.heads
     persists = plan.persists and _ready((x.q, x.k, x.b, factors))
-    args = x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep, scale, tiles
+    tensors = x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep
     if persists:
         programs = min(tiles, PERSISTENT * processors(x.q.device))
-        launch(persistent_prologue, "persistent prologue", plan, programs, args, SAVE=save)
+        launch(persistent_prologue, "persistent prologue", plan, programs, tensors, (scale, tiles), SAVE=save)
     for which, programs in _launches(plan, tiles, "prologue")[1 if persists else 0 :]:
-        launch(prologue, which, plan, programs, args, STEEP=which != "prologue", SAVE=save)
+        launch(prologue, which, plan, programs, tensors, (scale, tiles), STEEP=which != "prologue", SAVE=save)
     launch(
         state_forward, "forward", plan, table.count * plan.state_programs,
-        (x.q, x.k, x.v, x.w, factors, writes, T, P, end, initial, table.sequences, tiles, o, states, R, last),
+        (x.q, x.k, x.v, x.w, factors, writes, T, P, end, initial, table.sequences, o, states, R, last), (tiles,),
         GIVEN=initial is not None, FINAL=final, SAVE=save,
     )  # fmt: skip
     if not save:
@@ -73,7 +75,7 @@ def run_backward(
     tiles = table.chunks * plan.heads
     launch(
         state_backward, "backward", plan, table.count * plan.state_programs,
-        (x.q, x.k, do, factors, T, P, end, dfinal, table.sequences, tiles, dX, D, dinitial),
+        (x.q, x.k, do, factors, T, P, end, dfinal, table.sequences, dX, D, dinitial), (tiles,),
         GIVEN=initial is not None, FINAL=dfinal is not None,
     )  # fmt: skip
     _chunk_gradients(plan, table, x, dx, do, factors, steep, (dX, R, states, D), scale)
@@ -95,11 +97,11 @@ def _chunk_gradients(
     tiles, merges = table.chunks * plan.heads, plan.merges and _ready((x.v, do, x.w, x.b, factors))
     if merges:
         plane = tiles * plan.chunk * plan.padded_width  # of the chunks there are
-        planes = factors.flatten()[: len(factors) * plane].view(-1, plane).unbind()
+        planes = factors.as_strided((len(factors), plane), (plane, 1)).unbind()
         launch(
             merged_gradients, "merged gradients", plan, min(tiles, processors(do.device)),
             (x.v, x.w, x.b, *planes, do, *passes, table.spans, steep,
-             dx.v, dx.w, dx.q, dx.k, dx.g, dx.b, scale, tiles),
+             dx.v, dx.w, dx.q, dx.k, dx.g, dx.b), (scale, tiles),
         )  # fmt: skip
     for which, programs in _launches(plan, tiles, "key gradients")[1 if merges else 0 :]:
         squares = do.new_empty(programs, 2, plan.chunk, plan.chunk, dtype=plan.narrow)
@@ -107,12 +109,12 @@ def _chunk_gradients(
         if which == "key gradients":
             launch(
                 value_gradients, "value gradients", plan, tiles,
-                (x.v, x.w, x.g, do, *passes[:2], table.spans, steep, squares, diagonals, dx.v, dx.w, tiles),
+                (x.v, x.w, x.g, do, *passes[:2], table.spans, steep, squares, diagonals, dx.v, dx.w), (tiles,),
             )  # fmt: skip
         launch(
             key_gradients, which, plan, programs,
             (x.q, x.k, x.v, x.g, x.b, x.w, factors, do, *passes, table.spans, steep, squares, diagonals,
-             dx.q, dx.k, dx.v, dx.g, dx.b, dx.w, scale, tiles),
+             dx.q, dx.k, dx.v, dx.g, dx.b, dx.w), (scale, tiles),
             STEEP=which != "key gradients",
         )  # fmt: skip
 
@@ -152,9 +154,10 @@ def _most_chunks(q: Tensor, cu_seqlens: Tensor | None, chunk: int) -> int:
     return (time + (cu_seqlens.shape[0] - 1) * (chunk - 1)) // chunk
 
 
-def _scratch(x: Inputs, cu_seqlens: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _scratch(
+    plan: Plan, q: Tensor, cu_seqlens: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Factors, T, P, γ_C and which chunks are steep, as ``prologue`` fills them."""
-    q, plan = x.q, plan_of(x)
     tiles = (_most_chunks(q, cu_seqlens, plan.chunk), plan.heads)
     if plan.rows:
         factors = q.new_empty(*tiles, plan.chunk, 4, dtype=torch.float32)
@@ -167,9 +170,11 @@ def _scratch(x: Inputs, cu_seqlens: Tensor | None, save: bool) -> tuple[Tensor, 
     return factors, squares[1] if plan.erase else q.new_empty(0), squares[0], end, steep
 
 
-def results(x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool) -> tuple[Tensor, ...]:
-    """The results of ``run_forward``, unfilled."""
-    q, v, plan = x.q, x.v, plan_of(x)
+def results(
+    x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool, plan: Plan | None = None
+) -> tuple[Tensor, ...]:
+    """The results of ``run_forward``, unfilled. plan: of x, if it is known."""
+    q, v, plan = x.q, x.v, plan or plan_of(x)
     count = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     state = (plan.value_heads, plan.width, plan.values)
     last = q.new_empty((count, *state) if final else (0,), dtype=torch.float32)
@@ -177,4 +182,4 @@ def results(x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool) -> tu
         return torch.empty_like(v), last, *(q.new_empty(0) for _ in range(7))
     states = q.new_empty(_most_chunks(q, cu_seqlens, plan.chunk), *state, dtype=plan.narrow)
     R = torch.empty_like(v, dtype=plan.narrow)
-    return torch.empty_like(v), last, *_scratch(x, cu_seqlens, True), states, R
+    return torch.empty_like(v), last, *_scratch(plan, q, cu_seqlens, True), states, R

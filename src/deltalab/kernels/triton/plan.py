@@ -18,6 +18,8 @@ NARROWEST = 64
 bf16 (triton-lang/triton issues 10486 and 11366)."""
 VALUE_BLOCK = NARROWEST
 """Value channels in a block."""
+LONGEST_CHUNK = 64
+"""Most tokens in a chunk."""
 GLUON_WIDTH, GLUON_CHUNK = 128, 64
 """Channels of keys (and values), and tokens in a chunk, that the kernels in Gluon are written for."""
 CONFIGS: dict[str, dict[str, int]] = {
@@ -60,6 +62,7 @@ def has_warpgroup_products(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
+@lru_cache(maxsize=64)
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU."""
     if device.type != "cuda":
@@ -67,9 +70,9 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """Constants of one call's kernels.
+    """Constants of one call's kernels. ``plan_of`` gives equal calls the same one, which is quickly looked up by.
 
     Attributes:
         heads, value_heads, width, values: H, HV, K, V.
@@ -179,19 +182,25 @@ class Plan:
 def plan_of(x: Inputs) -> Plan:
     """The plan of a call."""
     kinds = tuple(0 if gate is None else gate.dim() - 2 for gate in (x.g, x.b, x.w))
-    return _plan(x.q.shape[1:], x.v.shape[2:], kinds, x.q.dtype, x.q.device)
+    _, time, heads, width = x.q.shape
+    return _plan(min(time, LONGEST_CHUNK), heads, width, x.v.shape[2:], kinds, x.q.dtype, x.q.device)
 
 
 @lru_cache(maxsize=256)
 def _plan(
-    keys: torch.Size, values: torch.Size, kinds: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    time: int,
+    heads: int,
+    width: int,
+    values: torch.Size,
+    kinds: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Plan:
-    time, heads, width = keys
     return Plan(
         heads,
         *(values[0], width, values[1]),
         *kinds,
-        chunk=min(64 if width <= 128 else 32, max(16, power_of_two(time))),
+        chunk=min(LONGEST_CHUNK if width <= 128 else LONGEST_CHUNK // 2, max(16, power_of_two(time))),
         narrow=torch.bfloat16 if dtype is torch.bfloat16 and not INTERPRETED else torch.float32,
         shared=shared_memory(device),
         precision="tf32x3" if dtype is torch.float32 else "tf32",
