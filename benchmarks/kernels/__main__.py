@@ -5,8 +5,8 @@ after the other: forward without gradients, forward and backward, the memory eac
 as a multiple of the byte floor (``rows.py``) at the copy bandwidth measured at the start.
 
 Times are medians of CUDA events around eager calls, after calls that compile and warm up. Several sets of inputs are
-used in turn, so that the L2 cache does not serve them. Where a call is so short that the host cannot keep up, the
-host's time is in it.
+used in turn, so that the L2 cache does not serve them. The GPU is kept waiting while a few calls are queued, so that
+the host's time is not in them: it stands beside them, and where it is longer it is what a single call takes.
 
 flash-linear-attention tunes itself at its first calls, minutes for a function; the most important rows come first, and
 each is printed when it is measured. Once ``--seconds`` are spent the peer's remaining rows are left out, and ours once
@@ -31,7 +31,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.kernels.budget import LONGER, Budget, OutOfTime
-from benchmarks.kernels.clock import copy_bandwidth, milliseconds, peak_bytes
+from benchmarks.kernels.clock import copy_bandwidth, peak_bytes, queued
 from benchmarks.kernels.problem import Call, Problem, ours, peer_of, problem_of, sets_of
 from benchmarks.kernels.rows import (
     SHAPES,
@@ -62,11 +62,13 @@ def difference(got: Tensor, want: Tensor) -> float:
 
 def measure(row: Row, problem: Problem, call: Call) -> Iterator[Row]:
     """The row with one figure more after each step."""
-    yield (row := replace(row, forward=milliseconds(lambda turn: problem.forward(call, turn))))
+    on_gpu, on_host = queued(lambda turn: problem.forward(call, turn))
+    yield (row := replace(row, forward=on_gpu, forward_host=on_host))
     yield (row := replace(row, forward_peak=peak_bytes(lambda turn: problem.forward(call, turn))))
     if row.who != "ours":
         yield (row := replace(row, difference=difference(problem.forward(call, 0), problem.forward(ours, 0))))
-    yield (row := replace(row, both=milliseconds(lambda turn: problem.both(call, turn))))
+    on_gpu, on_host = queued(lambda turn: problem.both(call, turn))
+    yield (row := replace(row, both=on_gpu, both_host=on_host))
     yield replace(row, both_peak=peak_bytes(lambda turn: problem.both(call, turn)))
 
 
@@ -229,6 +231,7 @@ def _notes(benchmark: Benchmark, wanted: bool) -> list[str]:
         *(f"ours: {found}" for found in _forms(benchmark)),
         f"peer: {peer}; torch {torch.__version__}",
         f"copy: {benchmark.bandwidth / 1e6:,.0f} GB/s, read and written; floor: the bytes that must move, at this rate",
+        "host: what starting a pass takes there, with the GPU kept waiting; backward in the calling thread",
         "÷ ours: how many times ours the peer takes; MiB: at most allocated, above inputs and dO",
         "decoding: python -m benchmarks.kernels.decode",
     ]

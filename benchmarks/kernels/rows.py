@@ -141,7 +141,8 @@ class Row:
     Attributes:
         shape, variant: the problem.
         who: "ours" or "fla".
-        forward, both: milliseconds of a forward pass without, and of forward and backward with gradients.
+        forward, both: milliseconds on the GPU of a forward pass without, and of forward and backward with gradients.
+        forward_host, both_host: milliseconds that the host takes to start them.
         forward_peak, both_peak: bytes allocated at most in them, above the inputs and dO.
         forward_floor, both_floor: milliseconds of the byte floor.
         difference: of a peer, RMS(its o − our o) / RMS(our o).
@@ -153,6 +154,8 @@ class Row:
     who: str
     forward: float | None = None
     both: float | None = None
+    forward_host: float | None = None
+    both_host: float | None = None
     forward_peak: int | None = None
     both_peak: int | None = None
     forward_floor: float
@@ -163,13 +166,14 @@ class Row:
     def line(self) -> str:
         """The row in one line, printed as soon as it is measured."""
         parts = [f"{self.shape} {self.variant} {self.who}:"]
-        for name, taken, floor, peak in (
-            ("forward", self.forward, self.forward_floor, self.forward_peak),
-            ("forward + backward", self.both, self.both_floor, self.both_peak),
+        for name, taken, floor, host, peak in (
+            ("forward", self.forward, self.forward_floor, self.forward_host, self.forward_peak),
+            ("forward + backward", self.both, self.both_floor, self.both_host, self.both_peak),
         ):
             if taken is not None:
-                memory = "" if peak is None else f", {peak / MEBI:,.0f} MiB"
-                parts.append(f"{name} {taken:.3f} ms ({taken / floor:.1f} × floor{memory})")
+                more = "" if host is None else f", host {host:.3f} ms"
+                more += "" if peak is None else f", {peak / MEBI:,.0f} MiB"
+                parts.append(f"{name} {taken:.3f} ms ({taken / floor:.2f} × floor{more})")
         return " ".join([*parts, *([self.note] if self.note else [])])
 
     @property
@@ -193,10 +197,12 @@ HEADINGS = (
     "forward ms",
     "÷ ours",
     "÷ floor",
+    "host ms",
     "MiB",
     "fwd + bwd ms",
     "÷ ours",
     "÷ floor",
+    "host ms",
     "MiB",
     "note",
 )
@@ -213,8 +219,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
                 row.shape.replace("x", "×"),
                 row.variant,
                 row.who,
-                *_passed(row.forward, beside and beside.forward, row.forward_floor, row.forward_peak),
-                *_passed(row.both, beside and beside.both, row.both_floor, row.both_peak),
+                *_passed(row.forward, beside and beside.forward, row.forward_floor, row.forward_host, row.forward_peak),
+                *_passed(row.both, beside and beside.both, row.both_floor, row.both_host, row.both_peak),
                 row.note,
             ]
         )
@@ -232,13 +238,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return markdown_table(HEADINGS, cells(rows))
 
 
-def _passed(taken: float | None, ours: float | None, floor: float, peak: int | None) -> list[str]:
-    """A pass: milliseconds, over ours, over the floor, MiB."""
+def _passed(taken: float | None, ours: float | None, floor: float, host: float | None, peak: int | None) -> list[str]:
+    """A pass: milliseconds, over ours, over the floor, the host's milliseconds, MiB."""
     ratios = [_ratio(taken, ours), _ratio(taken, floor)]
     return [
         "" if taken is None else f"{taken:.3f}",
         "" if ratios[0] is None else f"{ratios[0]:.2f}",
-        "" if ratios[1] is None else f"{ratios[1]:.1f}",
+        "" if ratios[1] is None else f"{ratios[1]:.2f}",
+        "" if host is None else f"{host:.3f}",
         "" if peak is None else f"{peak / MEBI:,.0f}",
     ]
 

@@ -115,14 +115,30 @@ def row(who: str, **figures: Any) -> Row:
 
 
 def test_a_row_says_times_floors_and_ratios():
-    ours = row("ours", forward=1.0, both=6.0, forward_peak=2**20, both_peak=3 * 2**20)
+    ours = row("ours", forward=1.0, both=6.0, both_host=0.25, forward_peak=2**20, both_peak=3 * 2**20)
     peer = row("fla", forward=1.5, both=None, difference=2e-3, error="TypeError: no")
     assert ours.line() == (
-        "1x2x1x4 kda ours: forward 1.000 ms (2.0 × floor, 1 MiB) forward + backward 6.000 ms (3.0 × floor, 3 MiB)"
+        "1x2x1x4 kda ours: forward 1.000 ms (2.00 × floor, 1 MiB) "
+        "forward + backward 6.000 ms (3.00 × floor, host 0.250 ms, 3 MiB)"
     )
     assert cells([ours, peer]) == [
-        ["1×2×1×4", "kda", "ours", "1.000", "", "2.0", "1", "6.000", "", "3.0", "3", ""],
-        ["1×2×1×4", "kda", "fla", "1.500", "1.50", "3.0", "", "", "", "", "", "o differs by 2.0e-03; TypeError: no"],
+        ["1×2×1×4", "kda", "ours", "1.000", "", "2.00", "", "1", "6.000", "", "3.00", "0.250", "3", ""],
+        [
+            "1×2×1×4",
+            "kda",
+            "fla",
+            "1.500",
+            "1.50",
+            "3.00",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "o differs by 2.0e-03; TypeError: no",
+        ],
     ]
     assert (ours.figures()["both_over_floor"], peer.figures()["both_over_floor"]) == (3.0, None)
     assert len({line.count(" | ") for line in markdown([ours, peer]).splitlines()}) == 1
@@ -171,7 +187,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[..., Any]]:
     found = {variant.peer: peers[name] for name, variant in VARIANTS.items()}
     monkeypatch.setattr(command, "peer_of", lambda variant: found[variant.peer])
     monkeypatch.setattr(command, "missing_peer", lambda wanted: "" if wanted else "left out (--no-peer)")
-    monkeypatch.setattr(command, "milliseconds", lambda work: (work(0), 1.0)[1])
+    monkeypatch.setattr(command, "queued", lambda work: (work(0), (1.0, 0.5))[1])
     monkeypatch.setattr(command, "peak_bytes", lambda work: (work(0), 2**20)[1])
     monkeypatch.setattr(command, "copy_bandwidth", lambda: 1e6)
     monkeypatch.setattr(command, "DEVICE", "cpu")
