@@ -57,11 +57,16 @@ def queued(work: Callable[[int], object]) -> tuple[float, float]:
     return on_gpu, on_host
 
 
+def _events(work: Callable[[int], object], calls: int) -> list[float]:
+    """Milliseconds of each of so many calls on a GPU that begins with the first one."""
+    return _queue(work, calls, 0.0)[0]
+
+
 def _queue(work: Callable[[int], object], calls: int, host: float) -> tuple[list[float], list[float]]:
     """Milliseconds of each of so many calls on a GPU that first waits for them, and on the host.
 
     Args:
-        host: milliseconds that the host may take for one.
+        host: milliseconds that the host is thought to take for one; twice as long the GPU waits.
     """
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
     torch.cuda.synchronize()
@@ -84,18 +89,6 @@ def _clocked(work: Callable[[int], object], calls: int) -> list[float]:
         work(turn)
         marks.append(time.perf_counter())
     return [1e3 * (stop - start) for start, stop in pairwise(marks)]
-
-
-def _events(work: Callable[[int], object], calls: int) -> list[float]:
-    """Milliseconds of each of so many calls."""
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
-    torch.cuda.synchronize()
-    for turn, (start, stop) in enumerate(pairs):
-        start.record()
-        work(turn)
-        stop.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(stop) for start, stop in pairs]
 
 
 def peak_bytes(work: Callable[[int], object]) -> int:
