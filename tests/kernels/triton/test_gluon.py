@@ -31,6 +31,7 @@ RESULTS = ("dv", "dw", "dq", "dk", "db", "factors", "T", "P")
 WIDE = ("g", "dg", "writes", "end")
 """In fp32 on a GPU too."""
 SHAPE = (1, 190, 1, 128, 128)
+READY = passes._ready
 
 
 class Rounded(OnCpu):
@@ -61,7 +62,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(passes, name, Rounded(getattr(passes, name), BY_HAND))
     monkeypatch.setattr(passes, "processors", lambda device: PROGRAMS)
     monkeypatch.setattr(passes, "PERSISTENT", 1)
-    monkeypatch.setattr(passes, "_ready", lambda given: True)
+    monkeypatch.setattr(passes, "_ready", lambda *given: True)
     monkeypatch.setattr(plan, "has_warpgroup_products", lambda device: True)
     plan._plan.cache_clear()
     yield
@@ -105,6 +106,16 @@ def test_what_does_not_fit_goes_the_other_way(shape: tuple[int, int, int, int, i
 def test_the_prologue_asks_nothing_of_the_values(variant: str, values: int, group: int, launched: list[str]) -> None:
     assert_matches_rounded(make_case(variant, shape=(1, 70, 1, 128, values), group=group))
     assert {"persistent prologue", "key gradients"} <= set(launched)
+
+
+def test_only_aligned_rows_in_the_dtypes_they_take_are_copied_ahead() -> None:
+    memory = torch.zeros(129, dtype=torch.bfloat16)
+    rows, beside = (memory[start : start + 128].view(1, 2, 1, 64) for start in (0, 1))
+    assert READY((rows, None, beside[..., 0]))  # of a value per head nothing is copied ahead
+    assert not READY((rows, beside))
+    assert not READY((rows.float(),))
+    assert READY((rows.float(),), passes.LOG_DECAYS)
+    assert not READY((rows.half(),), passes.LOG_DECAYS)
 
 
 @gluon.jit

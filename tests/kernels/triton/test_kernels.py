@@ -397,6 +397,18 @@ def test_gpu_short_and_long_sequences_and_packed_ones() -> None:
     assert_matches(make_case(shape=SMALL, lengths=(1000, 1, 63, 64, 2000), group=2), torch.bfloat16)
 
 
+def beside(x: Tensor) -> Tensor:
+    """A contiguous copy that begins an element behind what is aligned."""
+    return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("moved", [torch.float32, torch.bfloat16])
+def test_gpu_inputs_that_are_not_aligned(moved: torch.dtype) -> None:
+    case = make_case(shape=(2, 190, 2, 128, 128))
+    assert_matches(case, torch.bfloat16, place=lambda x: beside(x) if x.dtype is moved else x.clone())
+
+
 @pytest.mark.gpu
 def test_gpu_under_autocast() -> None:
     case = on_device(make_case(shape=(1, 130, 1, 64, 64)), torch.float32)

@@ -17,6 +17,8 @@ from deltalab.kernels.triton.value_gradients import value_gradients
 
 PERSISTENT = 2
 """Programs of the prologue that stay on a processor."""
+LOG_DECAYS = torch.float32, torch.bfloat16
+"""Dtypes of g that it copies."""
 STEEP_PROGRAMS = 1024
 """Most programs that look for steep chunks."""
 Tensors9 = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -38,7 +40,7 @@ def run_forward(
         chunks = _most_chunks(x.q, cu_seqlens, plan.chunk)
         writes = o.new_empty(chunks, plan.value_heads, plan.chunk, dtype=torch.float32)
     tiles = table.chunks * plan.heads
-    persists = plan.persists and _ready((x.q, x.k, x.b, factors))
+    persists = plan.persists and _ready((x.q, x.k, x.b, factors)) and _ready((x.g,), LOG_DECAYS)
     tensors = x.q, x.k, x.g, x.b, x.w, factors, writes, T, P, end, table.spans, steep
     if persists:
         programs = min(tiles, PERSISTENT * processors(x.q.device))
@@ -119,10 +121,11 @@ def _chunk_gradients(
         )  # fmt: skip
 
 
-def _ready(given: tuple[Tensor | None, ...]) -> bool:
-    """Whether what a kernel in Gluon copies ahead, which are tensors with a row per token, is in bf16 and aligned."""
+def _ready(given: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)) -> bool:
+    """Whether what a kernel in Gluon copies ahead, which are tensors with a row per token, is in a dtype that it takes
+    and aligned."""
     rows = [y for y in given if y is not None and y.dim() > 3]
-    return all(y.dtype is torch.bfloat16 and y.data_ptr() % ALIGNED == 0 for y in rows)
+    return all(y.dtype in dtypes and y.data_ptr() % ALIGNED == 0 for y in rows)
 
 
 def chunks_of(x: Inputs, cu_seqlens: Tensor | None, steep: Tensor) -> tuple[Tensor, Tensor] | None:
