@@ -77,6 +77,8 @@ def activate_back(x: Inputs, how: Activation, grads: Inputs) -> tuple[Inputs, Te
 
 def _raw(x: Inputs, how: Activation) -> dict[str, Tensor]:
     """The raw ones by name."""
+    if not any(how):
+        return {}
     flags = {"q": how.norm, "k": how.norm, "g": how.decay is not None, "b": how.erase_range > 0, "w": how.write_sigmoid}
     return {name: y for name, raw in flags.items() if raw and (y := getattr(x, name)) is not None}
 

@@ -39,23 +39,12 @@ def launch(
     device = tensors[0].device  # type: ignore[union-attr]
     if INTERPRETED or device.type != "cuda":
         kernel[(programs,)](*tensors, *numbers, **plan.constants(kernel, config), **constants)
-    elif device.index != torch.cuda.current_device():
+        return
+    if device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            _launch(kernel, config, plan, programs, tensors, numbers, constants)
-    else:
-        _launch(kernel, config, plan, programs, tensors, numbers, constants)
-
-
-def _launch(
-    kernel: Any,
-    config: str,
-    plan: Plan,
-    programs: int,
-    tensors: tuple[Tensor | None, ...],
-    numbers: tuple[float, ...],
-    constants: dict[str, Any],
-) -> None:
-    """Tensors go to what is compiled already as addresses, of which nobody asks what they are."""
+            launch(kernel, config, plan, programs, tensors, numbers, **constants)
+        return
+    # Tensors go to what is compiled already as addresses, of which nobody asks what they are.
     addresses = [0 if x is None else x.data_ptr() for x in tensors]
     kinds = [None if x is None else x.dtype for x in tensors]
     key = (config, plan, *constants.values(), *kinds, _unaligned(addresses))

@@ -17,7 +17,7 @@ from deltalab.kernels.activations import DecayParameters
 from deltalab.kernels.triton import passes
 from deltalab.kernels.triton.activate import Activation, activate, activate_back
 from deltalab.kernels.triton.passes import Tensors9
-from deltalab.kernels.triton.plan import Inputs
+from deltalab.kernels.triton.plan import Inputs, plan_of
 
 INPUTS = 10
 """Leading tensor arguments of the forward pass, cu_seqlens the last."""
@@ -43,7 +43,7 @@ def run_forward(
 ) -> Tensors9:
     """As ``passes.run_forward``, of raw inputs."""
     raw, how = Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid)
-    x = activate(raw, how) if any(how) else raw
+    x = activate(raw, how)
     return passes.run_forward(x, initial, cu_seqlens, scale, final, save)
 
 
@@ -75,9 +75,9 @@ def run_backward(
     """The gradients of q, k, v, g, b, w, a, δ and the initial state; empty where there is none."""
     raw, how = Inputs(q, k, v, g, b, w), Activation(norm, _decay(a, delta), erase_range, write_sigmoid)
     kept = factors, T, P, end, steep, states, R
-    x = activate(raw, how, passes.chunks_of(raw, cu_seqlens, steep)) if any(how) else raw
+    x = activate(raw, how, passes.chunks_of(raw, cu_seqlens, steep) if any(how) else None)
     dx, dinitial = passes.run_backward(x, initial, cu_seqlens, do, dfinal, kept, scale)
-    dx, da, ddelta = activate_back(raw, how, dx) if any(how) else (dx, None, None)
+    dx, da, ddelta = activate_back(raw, how, dx)
     grads = (q.new_empty(0) if x is None else x for x in (*dx, da, ddelta, dinitial))
     dq, dk, dv, dg, db, dw, da, ddelta, dinitial = grads
     return dq, dk, dv, dg, db, dw, da, ddelta, dinitial
@@ -89,7 +89,8 @@ backward = torch.library.custom_op("deltalab::gated_delta_rule_backward", run_ba
 
 @forward.register_fake
 def _(q, k, v, g, b, w, a, delta, initial, cu_seqlens, scale, norm, erase_range, write_sigmoid, final, save):  # type: ignore[no-untyped-def]
-    return passes.results(Inputs(q, k, v, g, b, w), cu_seqlens, final, save)
+    x = Inputs(q, k, v, g, b, w)
+    return passes.results(plan_of(x), x, cu_seqlens, final, save)
 
 
 @backward.register_fake

@@ -32,7 +32,7 @@ def run_forward(
     What a call has not, is empty.
     """
     plan, table = _lay_out(x, cu_seqlens)
-    o, last, factors, T, P, end, steep, states, R = results(x, cu_seqlens, final, save, plan)
+    o, last, factors, T, P, end, steep, states, R = results(plan, x, cu_seqlens, final, save)
     if not save:
         factors, T, P, end, steep = _scratch(plan, x.q, cu_seqlens, False)
     writes = None
@@ -173,11 +173,9 @@ def _scratch(
     return factors, squares[1] if plan.erase else q.new_empty(0), squares[0], end, steep
 
 
-def results(
-    x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool, plan: Plan | None = None
-) -> tuple[Tensor, ...]:
-    """The results of ``run_forward``, unfilled. plan: of x, if it is known."""
-    q, v, plan = x.q, x.v, plan or plan_of(x)
+def results(plan: Plan, x: Inputs, cu_seqlens: Tensor | None, final: bool, save: bool) -> tuple[Tensor, ...]:
+    """The results of ``run_forward``, unfilled."""
+    q, v = x.q, x.v
     count = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     state = (plan.value_heads, plan.width, plan.values)
     last = q.new_empty((count, *state) if final else (0,), dtype=torch.float32)
