@@ -2,8 +2,9 @@
 
 ``deltalab.kernels.triton.decode.decode_step`` (short convolution of width 4, SiLU, norm, gates, state, read) beside
 flash-linear-attention's ``fused_recurrent_gdn2`` of one token (state and read alone, its output state a new tensor).
-GDN-2, 16 heads of 128, each step one replay of a CUDA graph, so that the host's time is not in it; several states are
-used in turn, so that the L2 cache does not serve them.
+GDN-2, 16 heads of 128. As in a model, where layer follows layer, the steps of many layers are captured in one CUDA graph,
+each with a state and a past of its own; the time of a step is the replay's by their number. The host's time is not in
+it, and the L2 cache does not serve the states.
 
 The share of the copy bandwidth counts what must move: the state read and written, the projections and gates read, o
 written. Exit code 2 without a GPU.
@@ -23,8 +24,10 @@ from benchmarks.kernels.clock import copy_bandwidth, milliseconds
 
 HEADS, WIDTH, TAPS = 16, 128, 4
 BATCHES = (1, 16, 64, 256)
+LAYERS = 24, 64
+"""Least and most steps that are captured together; in between, so many that no L2 cache holds what they move."""
 CACHED = 200 * 2**20
-"""Bytes of states that no L2 cache holds."""
+"""Bytes that none does."""
 
 
 def moved_bytes(batch: int, state: torch.dtype) -> int:
@@ -35,47 +38,52 @@ def moved_bytes(batch: int, state: torch.dtype) -> int:
     return 2 * channels * WIDTH * state.itemsize + 3 * channels * 2 + past + gates + channels * 2
 
 
-def captured(step: Callable[[int], object], sets: int) -> Callable[[int], object]:
-    """Replays of a step captured once for each set of inputs."""
+def layers_of(moved: int) -> int:
+    """How many steps that move so many bytes each are captured together."""
+    return max(LAYERS[0], min(LAYERS[1], CACHED // moved + 1))
+
+
+def captured(step: Callable[[int], object], layers: int) -> Callable[[int], object]:
+    """Replays of the steps of so many layers, captured in one graph."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        for turn in range(sets):
-            step(turn)
+        for layer in range(layers):
+            step(layer)
     torch.cuda.synchronize()
-    graphs = [torch.cuda.CUDAGraph() for _ in range(sets)]
-    for turn, graph in enumerate(graphs):
-        with torch.cuda.graph(graph):
-            step(turn)
-    return lambda turn: graphs[turn % sets].replay()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for layer in range(layers):
+            step(layer)
+    return lambda _: graph.replay()
 
 
-def ours(batch: int, state: torch.dtype, sets: int) -> Callable[[int], object]:
-    """A step of our kernel on each set."""
+def ours(batch: int, state: torch.dtype, layers: int) -> Callable[[int], object]:
+    """A step of our kernel in each layer."""
     from deltalab.kernels.triton.decode import decode_step
 
     channels = 3 * HEADS * WIDTH
     size = (batch, HEADS, WIDTH)
-    states = [torch.zeros(*size, WIDTH, device="cuda", dtype=state) for _ in range(sets)]
-    qkv, b, w = (_random(shape) for shape in ((batch, channels), size, size))
+    states = [torch.zeros(*size, WIDTH, device="cuda", dtype=state) for _ in range(layers)]
+    pasts = torch.zeros(layers, batch, channels, TAPS - 1, device="cuda", dtype=torch.bfloat16)
+    qkv, b, w, out = (_random(shape) for shape in ((batch, channels), size, size, size))
     g = -torch.rand(size, device="cuda")
     weight, arrivals = _random((channels, TAPS)), torch.zeros(batch, HEADS, device="cuda", dtype=torch.int32)
-    past, out = torch.zeros(batch, channels, TAPS - 1, device="cuda", dtype=torch.bfloat16), _random(size)
-    return lambda turn: decode_step(
-        qkv, states[turn], heads=HEADS, g=g, b=b, w=w, erase_range=1.0, write_sigmoid=True, conv_weight=weight,
-        conv_state=past, arrivals=arrivals, silu=True, normalize=True, out=out,
+    return lambda layer: decode_step(
+        qkv, states[layer], heads=HEADS, g=g, b=b, w=w, erase_range=1.0, write_sigmoid=True, conv_weight=weight,
+        conv_state=pasts[layer], arrivals=arrivals, silu=True, normalize=True, out=out,
     )  # fmt: skip
 
 
-def peer(batch: int, sets: int) -> Callable[[int], object]:
-    """A token of flash-linear-attention's recurrent form, fp32 state, on each set."""
+def peer(batch: int, layers: int) -> Callable[[int], object]:
+    """A token of flash-linear-attention's recurrent form, fp32 state, in each layer."""
     from fla.ops.gdn2 import fused_recurrent_gdn2  # pyright: ignore[reportMissingImports]
 
-    states = [torch.zeros(batch, HEADS, WIDTH, WIDTH, device="cuda") for _ in range(sets)]
+    states = [torch.zeros(batch, HEADS, WIDTH, WIDTH, device="cuda") for _ in range(layers)]
     q, k, v, b, w = (_random((batch, 1, HEADS, WIDTH)) for _ in range(5))
-    g = -torch.rand(batch, 1, HEADS, WIDTH, device="cuda")
-    return lambda turn: fused_recurrent_gdn2(
-        q, k, v, g, b.sigmoid(), w.sigmoid(), initial_state=states[turn], output_final_state=True
-    )
+    b, w, g = b.sigmoid(), w.sigmoid(), -torch.rand(batch, 1, HEADS, WIDTH, device="cuda")
+    return lambda layer: fused_recurrent_gdn2(
+        q, k, v, g, b, w, initial_state=states[layer], output_final_state=True
+    )  # fmt: skip
 
 
 def _random(size: tuple[int, ...]) -> Tensor:
@@ -96,12 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
     for batch in BATCHES:
         for state in (torch.float32, torch.bfloat16):
             moved = moved_bytes(batch, state)
-            sets = max(2, min(64, CACHED // moved + 1))
-            calls = {"ours": ours(batch, state, sets)}
+            layers = layers_of(moved)
+            calls = {"ours": ours(batch, state, layers)}
             if with_peer and state is torch.float32:
-                calls["fla"] = peer(batch, sets)
+                calls["fla"] = peer(batch, layers)
             for who, call in calls.items():
-                taken = milliseconds(captured(call, sets))
+                taken = milliseconds(captured(call, layers)) / layers
                 share = f"{moved / taken / bandwidth:.0%}" if who == "ours" else ""
                 table.add_row(str(batch), str(state).removeprefix("torch."), who, f"{1e3 * taken:.1f}", share)
     Console().print(table)

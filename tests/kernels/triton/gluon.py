@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton.experimental import gluon
+from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import ConstexprFunction
 
 Value = Any
@@ -63,6 +64,9 @@ class Pointer:
 
     def __add__(self, places: Value) -> "Pointer":
         return Pointer(self.memory, self.places + places)
+
+    def __sub__(self, places: Value) -> "Pointer":
+        return self + -places
 
     def chosen(self, mask: Value) -> tuple[Tensor, Tensor]:
         """Places and which of them are meant, broadcast; those are within the tensor."""
@@ -174,6 +178,12 @@ def counting(x: Value) -> Value:
     return block(torch.tensor(x, dtype=torch.int32)) if isinstance(x, int) else x
 
 
+def memory_of(x: Tensor) -> Tensor:
+    """All from a tensor's first element to its last; of a slice also what lies between."""
+    last = sum((count - 1) * stride for count, stride in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((last + 1 if x.numel() else 0,), (1,))
+
+
 def nothing(*_: object, **__: object) -> None:
     """Of what has no meaning here: layouts, fences, barriers."""
 
@@ -192,19 +202,31 @@ def scanned(x: Block, axis: int, combine: Callable[..., Value]) -> Block:
     return block(torch.stack(list(itertools.accumulate(x.unbind(axis), combine)), axis))
 
 
+def added(pointer: Pointer, value: Value, **_: object) -> Block:
+    """What was there before: no other program is under way."""
+    before = pointer.read()
+    pointer.write(before + value)
+    return before
+
+
 def language(program: Program) -> types.SimpleNamespace:
-    """What kernels use of ``gluon.language``."""
+    """What kernels use of ``gluon.language``, and what they share with others of ``triton.language``."""
     return types.SimpleNamespace(
-        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64")},
+        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64", "abs", "exp", "log", "rsqrt")},
         **dict.fromkeys(
-            ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMASharedLayout", "NVMMADistributedLayout"), nothing
+            (
+                *("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"),
+                *("NVMMASharedLayout", "SwizzledSharedLayout", "debug_barrier"),
+            ),
+            nothing,
         ),
         **dict.fromkeys(("convert_layout", "multiple_of", "max_contiguous"), as_it_is),
         allocate_shared_memory=lambda dtype, shape, layout: Shared(torch.full(shape, torch.nan, dtype=dtype)),
         arange=lambda start, stop, layout: block(torch.arange(start, stop, dtype=torch.int32)),
         associative_scan=scanned,
+        atomic_add=added,
         exp2=torch.exp2,
-        full=lambda shape, value, dtype, layout: block(torch.full(shape, value, dtype=dtype)),
+        full=lambda shape, value, dtype, layout=None: block(torch.full(shape, value, dtype=dtype)),
         join=lambda one, two: torch.stack((one, two), -1),
         load=lambda pointer, mask=True, other=0: pointer.read(mask, other),
         map_elementwise=lambda function, *xs: function(*torch.broadcast_tensors(*map(block, xs))),
@@ -215,6 +237,7 @@ def language(program: Program) -> types.SimpleNamespace:
         num_warps=lambda: 4,
         num_programs=lambda axis: block(program.count),
         program_id=lambda axis: block(program.number),
+        range=turns,
         reduce=reduced,
         static_range=range,
         store=lambda pointer, value, mask=True: pointer.write(value, mask),
@@ -242,7 +265,7 @@ class OnCpu:
 
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         def run(*args: Any, **constants: Any) -> None:
-            given = [Pointer(x.view(-1)) if isinstance(x, Tensor) else counting(x) for x in args]
+            given = [Pointer(memory_of(x)) if isinstance(x, Tensor) else counting(x) for x in args]
             values = dict(zip(self.arg_names, given, strict=False))
             values |= {name: value for name, value in constants.items() if name in self.arg_names}
             for number in range(grid[0]):
@@ -253,8 +276,7 @@ class OnCpu:
     def function(self, program: Program) -> types.FunctionType:
         """The kernel as a Python function of a program."""
         within = {
-            "gl": language(program),
-            "tl": types.SimpleNamespace(range=turns),
+            **dict.fromkeys(("gl", "tl"), language(program)),
             "copy_async": program.ask,
             "async_copy": types.SimpleNamespace(commit_group=program.commit, wait_group=program.wait),
             "warpgroup_mma": program.multiply,
@@ -278,6 +300,6 @@ class OnCpu:
                 scope[name] = value.value
             elif isinstance(value, ConstexprFunction):  # they make layouts
                 scope[name] = nothing
-            elif hasattr(value, "is_gluon"):
+            elif hasattr(value, "is_gluon") or isinstance(value, InterpretedFunction):
                 scope[name] = known.get(value.fn.__qualname__) or self.translated(value, within, known)
         return result

@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 
 from deltalab.kernels.triton.api import DTYPES, WIDEST
-from deltalab.kernels.triton.plan import power_of_two, processors
+from deltalab.kernels.triton.launch import ALIGNED
+from deltalab.kernels.triton.plan import GLUON_WIDTH, has_warpgroup_products, power_of_two, processors
+from deltalab.kernels.triton.shared_step import shared_step
 from deltalab.kernels.triton.step import decode_step as step
 
 STATE_DTYPES = (torch.float32, torch.bfloat16)
 PROGRAMS = (2, 7)
 """Programs that a multiprocessor should have: value channels are split until it has so many, down to blocks of a sector
 of memory for the first number, down to the widest block for the second."""
+FILLING = 2
+"""Heads that a multiprocessor should have for the state to come through shared memory."""
 SECTOR = 32
 """Bytes of memory that are read together."""
 WIDEST_BLOCK, LARGEST_TILE = 32, 4096
@@ -121,19 +125,17 @@ def operator(
     out: Tensor,
 ) -> None:
     """Launch the step of arguments that ``decode_step`` has checked."""
-    batch, value_heads, width, values = state.shape
+    batch, value_heads = state.shape[:2]
     taps = 0 if conv_weight is None else conv_weight.shape[1]
-    block, parts, warps = _split(state)
+    kernel, programs, blocks = _kernel_of(state)
     kinds = [0 if gate is None else gate.dim() - 1 for gate in (g, b, w)]
     rows = [0 if x is None else x.stride(0) for x in (qkv, g, b, w)]
     _launch(
-        step, batch * value_heads * parts,
+        kernel, batch * value_heads * programs,
         qkv, g, b, w, a, delta, conv_weight, conv_state, arrivals, state, out, scale, *rows,
-        H=heads, HV=value_heads, K=width, V=values, BK=power_of_two(width), BV=block,
-        PARTS=parts, SHARE=-(-values // (parts * block)) * block,
-        WIDTH=taps, BW=power_of_two(max(1, taps)), DECAY=kinds[0], ERASE=kinds[1], WRITE=kinds[2],
-        SOFTPLUS=a is not None, RANGE=erase_range, SIGMOID=write_range, SILU=silu, NORM=normalize,
-        num_warps=warps, num_stages=1,
+        H=heads, HV=value_heads, WIDTH=taps, BW=power_of_two(max(1, taps)),
+        DECAY=kinds[0], ERASE=kinds[1], WRITE=kinds[2],
+        SOFTPLUS=a is not None, RANGE=erase_range, SIGMOID=write_range, SILU=silu, NORM=normalize, **blocks,
     )  # fmt: skip
 
 
@@ -150,6 +152,20 @@ def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
     else:
         with torch.cuda.device(device):
             kernel[(programs,)](*args, **constants)
+
+
+def _kernel_of(state: Tensor) -> tuple[Any, int, dict[str, int]]:
+    """The kernel of a state; programs of a value head; constants of how it goes through the state."""
+    batch, heads, width, values = state.shape
+    fills = batch * heads >= FILLING * processors(state.device)
+    fits = width == values == GLUON_WIDTH and state.data_ptr() % ALIGNED == 0
+    if fills and fits and has_warpgroup_products(state.device):
+        return shared_step, 1, {"num_warps": 4}
+    block, parts, warps = _split(state)
+    return step, parts, {
+        "K": width, "V": values, "BK": power_of_two(width), "BV": block,
+        "PARTS": parts, "SHARE": -(-values // (parts * block)) * block, "num_warps": warps, "num_stages": 1,
+    }  # fmt: skip
 
 
 def _split(state: Tensor) -> tuple[int, int, int]:

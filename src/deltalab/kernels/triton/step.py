@@ -18,11 +18,10 @@ from deltalab.kernels.triton.parts import NORM_EPS, sigmoid, softplus
 
 
 @triton.jit
-def load_window(x, past, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
+def load_window(x, past, channels, places, real, WIDTH: tl.constexpr):
     """The latest WIDTH tokens of channels, oldest first, [N, BW] in fp32 and zero beyond; the newest alone for none."""
     newest = tl.load(x + channels, mask=real, other=0.0).to(tl.float32)[:, None]
     if WIDTH > 1:
-        places = tl.arange(0, BW)[None, :]
         older = channels[:, None] * (WIDTH - 1) + places
         older = tl.load(past + older, mask=real[:, None] & (places < WIDTH - 1), other=0.0).to(tl.float32)
         return tl.where(places == WIDTH - 1, newest, older)
@@ -31,17 +30,16 @@ def load_window(x, past, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
 
 
 @triton.jit
-def shift(past, window, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr):
+def shift(past, window, channels, places, real, WIDTH: tl.constexpr):
     """Keep all tokens of a window but the oldest."""
-    places = tl.arange(0, BW)[None, :]
     kept = real[:, None] & (places > 0) & (places < WIDTH)
     tl.store(past + channels[:, None] * (WIDTH - 1) + places - 1, window.to(past.dtype.element_ty), mask=kept)
 
 
 @triton.jit
 def keep(
-    past, arrivals, q_window, k_window, q_channels, k_channels, is_key,
-    WIDTH: tl.constexpr, BW: tl.constexpr, READERS: tl.constexpr,
+    past, arrivals, q_window, k_window, q_channels, k_channels, places, is_key,
+    WIDTH: tl.constexpr, READERS: tl.constexpr,
 ):  # fmt: skip
     """Shift the past of q and k where all other programs of the key head have read it."""
     tl.debug_barrier()  # all threads of this program have read
@@ -49,17 +47,16 @@ def keep(
     if READERS > 1:
         last = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") == READERS - 1
     if last:
-        shift(past, q_window, q_channels, is_key, WIDTH, BW)
-        shift(past, k_window, k_channels, is_key, WIDTH, BW)
+        shift(past, q_window, q_channels, places, is_key, WIDTH)
+        shift(past, k_window, k_channels, places, is_key, WIDTH)
         if READERS > 1:
             tl.store(arrivals, 0)
 
 
 @triton.jit
-def filtered(window, weight, channels, real, WIDTH: tl.constexpr, BW: tl.constexpr, SILU: tl.constexpr):
+def filtered(window, weight, channels, places, real, WIDTH: tl.constexpr, SILU: tl.constexpr):
     """The short convolution's newest value and its SiLU, where there are such, [N]."""
     if WIDTH > 0:
-        places = tl.arange(0, BW)[None, :]
         taps = channels[:, None] * WIDTH + places
         window *= tl.load(weight + taps, mask=real[:, None] & (places < WIDTH), other=0.0).to(tl.float32)
     y = tl.sum(window, 1)
@@ -118,21 +115,22 @@ def decode_step(
     key_head = head // (HV // H)
     keys = tl.arange(0, BK)
     is_key = keys < K
+    places = tl.arange(0, BW)[None, :]
 
     x = qkv + n * qkv_row
     if WIDTH > 1:
         past += n * (2 * H * K + HV * V) * (WIDTH - 1)
     q_channels = key_head * K + keys
     k_channels = H * K + q_channels
-    q_window = load_window(x, past, q_channels, is_key, WIDTH, BW)
-    k_window = load_window(x, past, k_channels, is_key, WIDTH, BW)
-    q = filtered(q_window, weight, q_channels, is_key, WIDTH, BW, SILU)
-    k = filtered(k_window, weight, k_channels, is_key, WIDTH, BW, SILU)
+    q_window = load_window(x, past, q_channels, places, is_key, WIDTH)
+    k_window = load_window(x, past, k_channels, places, is_key, WIDTH)
+    q = filtered(q_window, weight, q_channels, places, is_key, WIDTH, SILU)
+    k = filtered(k_window, weight, k_channels, places, is_key, WIDTH, SILU)
     if NORM:
         q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
         k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
     if WIDTH > 1:
-        keep(past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, is_key, WIDTH, BW, READERS)
+        keep(past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, is_key, WIDTH, READERS)
     decay = tl.full([BK], 1.0, tl.float32)
     if DECAY > 0:
         decay = load_decay(g + n * g_row, a, delta, key_head, keys, is_key, K, DECAY, SOFTPLUS)
@@ -150,8 +148,8 @@ def decode_step(
         inside = is_key[:, None] & is_value[None, :]
         S = tl.load(cells, mask=inside, other=0.0).to(tl.float32)
         v_channels = 2 * H * K + head * V + values
-        window = load_window(x, past, v_channels, is_value, WIDTH, BW)
-        r = filtered(window, weight, v_channels, is_value, WIDTH, BW, SILU)
+        window = load_window(x, past, v_channels, places, is_value, WIDTH)
+        r = filtered(window, weight, v_channels, places, is_value, WIDTH, SILU)
         if WRITE > 0:
             r *= gate(load_gate(w + n * w_row, head, values, is_value, V, WRITE), SIGMOID)
         S *= decay[:, None]
@@ -161,6 +159,6 @@ def decode_step(
         S += k[:, None] * r[None, :]
         if WIDTH > 1:
             tl.debug_barrier()  # all threads have read what the shift overwrites
-            shift(past, window, v_channels, is_value, WIDTH, BW)
+            shift(past, window, v_channels, places, is_value, WIDTH)
         tl.store(o + (n * HV + head) * V + values, out.to(o.dtype.element_ty), mask=is_value)
         tl.store(cells, S.to(state.dtype.element_ty), mask=inside)
