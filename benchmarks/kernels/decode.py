@@ -2,9 +2,9 @@
 
 ``deltalab.kernels.triton.decode.decode_step`` (short convolution of width 4, SiLU, norm, gates, state, read) beside
 flash-linear-attention's ``fused_recurrent_gdn2`` of one token (state and read alone, its output state a new tensor).
-GDN-2, 16 heads of 128. As in a model, where layer follows layer, the steps of many layers are captured in one CUDA graph,
-each with a state and a past of its own; the time of a step is the replay's by their number. The host's time is not in
-it, and the L2 cache does not serve the states.
+GDN-2, 16 heads of 128. As in a model, where layer follows layer, the steps of many layers are captured in one CUDA
+graph, each with a state and a past of its own; the time of a step is the replay's by their number. The host's time is
+not in it, and the L2 cache does not serve the states.
 
 The share of the copy bandwidth counts what must move: the state read and written, the projections and gates read, o
 written. Exit code 2 without a GPU.

@@ -93,7 +93,8 @@ def token(
 
     g = gate(kinds[0], batch, heads, width)
     launches: list[Any] = []
-    with mock.patch.object(decode, "step", Recorder(decode.step, launches)):
+    kernels = {name: Recorder(getattr(decode, name), launches) for name in ("step", "shared_step")}
+    with mock.patch.multiple(decode, **kernels):
         decode.decode_step(
             torch.zeros(batch, channels, dtype=kind),
             torch.zeros(batch, heads * group, width, values, dtype=getattr(torch, state)),
@@ -180,7 +181,7 @@ def main() -> None:
     """Compile what standard input asks for."""
     capability, shared = int(sys.argv[1]), int(sys.argv[2])
     plan.shared_memory = lambda device: shared
-    plan.has_warpgroup_products = lambda device: capability == 90
+    decode.has_warpgroup_products = plan.has_warpgroup_products = lambda device: capability == 90
     decode.processors = passes.processors = lambda device: PROCESSORS
     seen = set()
     for request in json.load(sys.stdin):

@@ -212,7 +212,8 @@ def added(pointer: Pointer, value: Value, **_: object) -> Block:
 def language(program: Program) -> types.SimpleNamespace:
     """What kernels use of ``gluon.language``, and what they share with others of ``triton.language``."""
     return types.SimpleNamespace(
-        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64", "abs", "exp", "log", "rsqrt")},
+        **{name: getattr(torch, name) for name in ("float32", "bfloat16", "int32", "int64")},
+        **{name: getattr(torch, name) for name in ("abs", "exp", "exp2", "log", "permute", "rsqrt", "where")},
         **dict.fromkeys(
             (
                 *("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"),
@@ -225,7 +226,6 @@ def language(program: Program) -> types.SimpleNamespace:
         arange=lambda start, stop, layout: block(torch.arange(start, stop, dtype=torch.int32)),
         associative_scan=scanned,
         atomic_add=added,
-        exp2=torch.exp2,
         full=lambda shape, value, dtype, layout=None: block(torch.full(shape, value, dtype=dtype)),
         join=lambda one, two: torch.stack((one, two), -1),
         load=lambda pointer, mask=True, other=0: pointer.read(mask, other),
@@ -242,7 +242,7 @@ def language(program: Program) -> types.SimpleNamespace:
         static_range=range,
         store=lambda pointer, value, mask=True: pointer.write(value, mask),
         sum=lambda x, axis: x.sum(axis),
-        where=torch.where,
+        zeros_like=torch.zeros_like,
         zeros=lambda shape, dtype, layout: block(torch.zeros(shape, dtype=dtype)),
     )
 
@@ -279,6 +279,7 @@ class OnCpu:
             **dict.fromkeys(("gl", "tl"), language(program)),
             "copy_async": program.ask,
             "async_copy": types.SimpleNamespace(commit_group=program.commit, wait_group=program.wait),
+            "mma_v2": lambda a, b, acc: a.float() @ b.float() + acc,
             "warpgroup_mma": program.multiply,
             "warpgroup_mma_wait": program.wait_products,
             **dict.fromkeys(("fence_async_shared", "barrier"), nothing),

@@ -21,6 +21,8 @@ DeltaNet-2 takes none."""
 ACTIVATING = 80
 """Registers of the kernels that activate: a processor has 24 warps of them, which do little but read and write."""
 SHARED = {90: 227 * 1024, 80: 163 * 1024}
+RESIDENT = {"bfloat16": 6, "float32": 3}
+"""Programs of the decode step through shared memory that a processor should have, by the state's dtype."""
 ONE = {"shape": [1, 256, 1, 1, 128, 128], "kinds": [2, 2, 2]}
 CALLS: dict[str, dict[str, Any]] = {
     "gated_delta_net_2": {"dtype": "bfloat16", **ONE},
@@ -40,6 +42,8 @@ STEPS: list[dict[str, Any]] = [
     {**DECODE, "shape": [1, 16, 1, 128, 128]},
     {**DECODE, "shape": [64, 16, 2, 128, 128]},
     {**DECODE, "shape": [64, 16, 1, 128, 128], "state": "bfloat16"},
+    {**DECODE, "shape": [64, 16, 1, 128, 64]},
+    {**DECODE, "shape": [64, 16, 1, 128, 64], "state": "bfloat16"},
     {**DECODE, "shape": [64, 8, 1, 256, 256]},
     {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [1, 1, 1]},
     {**DECODE, "shape": [64, 16, 1, 128, 128], "kinds": [0, 0, 0], "taps": 0, "dtype": "float32"},
@@ -111,5 +115,11 @@ def test_kernels_compile_within_bounds(capability: int, name: str) -> None:
 def test_step_and_convolution_compile_without_spills_in_bf16(calls: list[dict[str, Any]], kernels: int) -> None:
     found = compiled(90, calls)
     assert len(found) == kernels * len(calls)
+    if calls is STEPS:
+        assert {one["kernel"] for one in found} == {"decode_step", "shared_step"}
     for one in found:  # of fp32, which is there to work, some registers
         assert one["stack"] <= (64 if one["call"]["dtype"] == "float32" else 0), one
+        if one["kernel"] == "shared_step":
+            programs = RESIDENT[one["call"].get("state", "float32")]
+            assert one["registers"] * 128 * programs <= 2**16, one
+            assert (one["shared"] + 1024) * programs <= 228 * 1024, one

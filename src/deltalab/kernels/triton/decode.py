@@ -23,8 +23,6 @@ STATE_DTYPES = (torch.float32, torch.bfloat16)
 PROGRAMS = (2, 7)
 """Programs that a multiprocessor should have: value channels are split until it has so many, down to blocks of a sector
 of memory for the first number, down to the widest block for the second."""
-FILLING = 2
-"""Heads that a multiprocessor should have for the state to come through shared memory."""
 SECTOR = 32
 """Bytes of memory that are read together."""
 WIDEST_BLOCK, LARGEST_TILE = 32, 4096
@@ -156,10 +154,9 @@ def _launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
 
 def _kernel_of(state: Tensor) -> tuple[Any, int, dict[str, int]]:
     """The kernel of a state; programs of a value head; constants of how it goes through the state."""
-    batch, heads, width, values = state.shape
-    fills = batch * heads >= FILLING * processors(state.device)
+    width, values = state.shape[2:]
     fits = width == values == GLUON_WIDTH and state.data_ptr() % ALIGNED == 0
-    if fills and fits and has_warpgroup_products(state.device):
+    if fits and has_warpgroup_products(state.device):
         return shared_step, 1, {"num_warps": 4}
     block, parts, warps = _split(state)
     return step, parts, {

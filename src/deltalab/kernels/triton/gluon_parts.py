@@ -10,6 +10,7 @@ C = gl.constexpr(64)
 D = gl.constexpr(128)
 SHARED = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
 VECTOR = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [0]))
+PLAIN = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 PLUS_NOTHING = gl.constexpr("{ .reg .u64 t; mov.u64 t, %clock64; shr.u64 t, t, 63; add.s64 $0, $1, t; }")
 
 

@@ -18,6 +18,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from deltalab.kernels.triton.gluon_parts import (
+    PLAIN,
     SHARED,
     VECTOR,
     C,
@@ -43,7 +44,6 @@ SQUARE = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 """Scores as they go to memory."""
 SOLVED = gl.constexpr(gl.BlockedLayout([2, 4], [8, 4], [4, 1], [1, 0]))
 """A quarter of the columns of T, four threads to two rows: what is read of A serves both."""
-PLAIN = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
 TOKENS = gl.constexpr(gl.BlockedLayout([1], [32], [4], [0]))
 QUARTER = gl.constexpr(16)
 

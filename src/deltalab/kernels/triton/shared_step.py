@@ -1,39 +1,100 @@
-"""The decode step of step.py for heads of 128 channels where heads fill the device: the state through shared memory.
+"""The decode step of step.py on Hopper for heads of 128 channels: the state comes through shared memory.
 
-A program asks for its head's state before all else. What registers would hold of it bounds how many programs step.py
-has on a processor; shared memory holds six states in bf16, and all of them are on their way while the programs filter,
-normalise and activate. The state is then read twice: for both products of r and o, with the decay within what it is
-multiplied by, and for what is written back.
+A program has a head, and asks for its state before all else. What registers would hold of it bounds how many programs
+of step.py a processor has; shared memory holds six states in bf16, all of them on their way while the programs filter,
+normalise and activate. The state is read there twice: for S̄ᵀ(b ⊙ k) and S̄ᵀq, with the decay within the factors, and
+for what is written back.
 
-Four rows of the state lie side by side, so that a thread sums over them alone, and reads their factors at once. The
-barriers between parts of the state are for ptxas: of Triton 3.9 it would read all parts at once, in 200 registers a
-thread in place of 72, and two programs would be on a processor.
+The sums over a state in bf16 are products of it as it is and its factors, each in three parts of bf16 that together are
+the fp32 one. A state in fp32 is summed by threads, four rows each at a time.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
-from deltalab.kernels.triton.gluon_parts import D, barrier, copy_async
-from deltalab.kernels.triton.parts import NORM_EPS
-from deltalab.kernels.triton.step import filtered, gate, keep, load_decay, load_gate, load_window, shift
+from deltalab.kernels.triton.gluon_parts import PLAIN, VECTOR, D, barrier, copy_async
+from deltalab.kernels.triton.step import filtered, gate, keep, keys_of, load_decay, load_gate, load_window, shift
 
-WARPS = gl.constexpr(4)
 WINDOW = gl.constexpr(gl.BlockedLayout([1, 4], [32, 1], [4, 1], [1, 0]))
 """The latest tokens of channels, a channel a thread."""
-FACTORS = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+CHANNELS = gl.constexpr(gl.SliceLayout(1, WINDOW.value))
+SUMS = gl.constexpr(gl.NVMMADistributedLayout([2, 0], [4, 1], [16, 8]))
+"""Value channels, and the factors that the state was multiplied by."""
+QUARTERS = gl.constexpr(gl.BlockedLayout([1, 4], [1, 32], [4, 1], [1, 0]))
+"""Sums of each warp."""
+TOGETHER = gl.constexpr(gl.BlockedLayout([4, 1], [1, 32], [1, 4], [1, 0]))
+"""The same, a channel a thread."""
+
+
+@gluon.constexpr_function
+def part_layout(vector):
+    """Part of the state: 16 bytes a thread, of so many values, in four rows each."""
+    return gl.BlockedLayout([4, vector], [vector // 4, 128 // vector], [4, 1], [1, 0])
 
 
 @gluon.constexpr_function
 def state_layout(vector):
-    """The state as [fours of rows, 4, channels]: 16 bytes a thread, of so many values, from each of four rows."""
-    return gl.BlockedLayout([1, 4, vector], [vector // 4, 1, 128 // vector], [4, 1, 1], [2, 1, 0])
+    """In bf16 eight rows that a product reads together lie in different banks."""
+    return gl.SwizzledSharedLayout(vector, 1, 8 if vector == 8 else 1, [1, 0])
 
 
 @gluon.jit
-def part(tile, PART: gl.constexpr, VECTOR: gl.constexpr, LAYOUT: gl.constexpr):
-    """Of a tile of fours of rows, so many that a thread has one."""
-    return tile.slice(PART * VECTOR, VECTOR).load(LAYOUT)
+def part(tile, PART: gl.constexpr, ROWS: gl.constexpr):
+    """Rows of the state, or their factors."""
+    return tile.slice(PART * ROWS, ROWS)
+
+
+@gluon.jit
+def three(x):
+    """The bf16 whose sum is x, and nothing, [D, 2, 2]."""
+    first = x.to(gl.bfloat16)
+    x -= first.to(gl.float32)
+    second = x.to(gl.bfloat16)
+    third = (x - second.to(gl.float32)).to(gl.bfloat16)
+    return gl.join(gl.join(first, second), gl.join(third, gl.zeros_like(third)))
+
+
+@gluon.jit
+def products(sS, e, q):
+    """Sᵀe and Sᵀq [D] of a state in bf16."""
+    sE = gl.allocate_shared_memory(gl.bfloat16, [D, 8], PLAIN)
+    sE.store(gl.permute(gl.join(three(e), three(q)), (0, 3, 1, 2)).reshape([D, 8]))
+    async_copy.wait_group(0)
+    barrier()
+    S = sS.permute((1, 0)).load(gl.DotOperandLayout(0, SUMS, 2))
+    found = mma_v2(S, sE.load(gl.DotOperandLayout(1, SUMS, 2)), gl.zeros([D, 8], gl.float32, SUMS))
+    of_e = gl.arange(0, 8, gl.SliceLayout(0, SUMS))[None, :] < 4
+    Se = gl.convert_layout(gl.sum(gl.where(of_e, found, 0.0), 1), CHANNELS)
+    Sq = gl.convert_layout(gl.sum(gl.where(of_e, 0.0, found), 1), CHANNELS)
+    return Se, Sq
+
+
+@gluon.jit
+def sums(sS, e, q, LAYOUT: gl.constexpr, ROWS: gl.constexpr):
+    """Sᵀe and Sᵀq [D] of a state in fp32."""
+    sE = gl.allocate_shared_memory(gl.float32, [2, D], VECTOR)
+    sE.index(0).store(e)
+    sE.index(1).store(q)
+    async_copy.wait_group(0)
+    barrier()
+    Se = gl.zeros([4, D], gl.float32, QUARTERS)
+    Sq = gl.zeros([4, D], gl.float32, QUARTERS)
+    for turn in gl.static_range(D // ROWS):
+        S = part(sS, turn, ROWS).load(LAYOUT)
+        Se += in_fours(S * part(sE.index(0), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None])
+        Sq += in_fours(S * part(sE.index(1), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None])
+    return of_warps(Se), of_warps(Sq)
+
+
+@gluon.jit
+def in_fours(rows):
+    return gl.convert_layout(gl.sum(rows.reshape([4, 4, D]), 1), QUARTERS, assert_trivial=True)
+
+
+@gluon.jit
+def of_warps(quarters):
+    return gl.convert_layout(gl.sum(gl.convert_layout(quarters, TOGETHER), 0), CHANNELS, assert_trivial=True)
 
 
 @gluon.jit
@@ -43,31 +104,24 @@ def shared_step(
     DECAY: gl.constexpr, ERASE: gl.constexpr, WRITE: gl.constexpr, SOFTPLUS: gl.constexpr,
     RANGE: gl.constexpr, SIGMOID: gl.constexpr, SILU: gl.constexpr, NORM: gl.constexpr,
 ):  # fmt: skip
-    """Args: as ``decode_step``'s, with K and V of D, one program a value head."""
-    VECTOR: gl.constexpr = 4 if state.dtype.element_ty == gl.float32 else 8
-    STATE: gl.constexpr = state_layout(VECTOR)
-    ROWS: gl.constexpr = gl.SliceLayout(2, STATE)
-    SUMS: gl.constexpr = gl.SliceLayout(1, STATE)
-    COLUMNS: gl.constexpr = gl.SliceLayout(0, SUMS)
-    PARTS: gl.constexpr = D // 4 // VECTOR
+    """Args: as ``decode_step``'s, with K and V of D, the state aligned to 16 bytes; one program a value head."""
+    VALUES: gl.constexpr = 4 if state.dtype.element_ty == gl.float32 else 8
+    LAYOUT: gl.constexpr = part_layout(VALUES)
+    ROWS: gl.constexpr = 4 * VALUES
     head = gl.program_id(0) % HV
     n = (gl.program_id(0) // HV).to(gl.int64)
     key_head = head // (HV // H)
 
-    sS = gl.allocate_shared_memory(
-        state.dtype.element_ty, [D // 4, 4, D], gl.SwizzledSharedLayout(VECTOR, 1, 1, [2, 1, 0])
-    )
-    sF = gl.allocate_shared_memory(gl.float32, [4, D // 4, 4], FACTORS)
-    four = gl.arange(0, VECTOR, gl.SliceLayout(1, ROWS))[:, None][:, :, None]
-    row = gl.arange(0, 4, gl.SliceLayout(0, ROWS))[None, :][:, :, None]
-    value = gl.arange(0, D, COLUMNS)[None, :][:, None, :]
+    sS = gl.allocate_shared_memory(state.dtype.element_ty, [D, D], state_layout(VALUES))
+    sF = gl.allocate_shared_memory(gl.float32, [2, D], VECTOR)
+    row = gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))[:, None]
+    cells = row * D + gl.arange(0, D, gl.SliceLayout(0, LAYOUT))[None, :]
     state += (n * HV + head) * (D * D)
-    cells = (four * 4 + row) * D + value
-    for turn in gl.static_range(PARTS):
-        copy_async(sS.slice(turn * VECTOR, VECTOR), state + turn * VECTOR * 4 * D + cells)
+    for turn in gl.static_range(D // ROWS):
+        copy_async(part(sS, turn, ROWS), state + turn * ROWS * D + cells)
     async_copy.commit_group()
 
-    channels = gl.arange(0, D, gl.SliceLayout(1, WINDOW))
+    channels = gl.arange(0, D, CHANNELS)
     places = gl.arange(0, BW, gl.SliceLayout(0, WINDOW))[None, :]
     real = channels < D
     x = qkv + n * qkv_row
@@ -76,54 +130,39 @@ def shared_step(
     q_channels = key_head * D + channels
     k_channels = H * D + q_channels
     v_channels = 2 * H * D + head * D + channels
-    q_window = load_window(x, past, q_channels, places, real, WIDTH)
-    k_window = load_window(x, past, k_channels, places, real, WIDTH)
     v_window = load_window(x, past, v_channels, places, real, WIDTH)
-    decay = gl.full([D], 1.0, gl.float32, gl.SliceLayout(1, WINDOW))
-    if DECAY > 0:
-        decay = load_decay(g + n * g_row, a, delta, key_head, channels, real, D, DECAY, SOFTPLUS)
-    erase = gl.full([D], 1.0, gl.float32, gl.SliceLayout(1, WINDOW))
-    if ERASE > 0:
-        erase = gate(load_gate(b + n * b_row, key_head, channels, real, D, ERASE), RANGE)
-    q = filtered(q_window, weight, q_channels, places, real, WIDTH, SILU)
-    k = filtered(k_window, weight, k_channels, places, real, WIDTH, SILU)
     r = filtered(v_window, weight, v_channels, places, real, WIDTH, SILU)
     if WRITE > 0:
         r *= gate(load_gate(w + n * w_row, head, channels, real, D, WRITE), SIGMOID)
-    own = scale * gl.sum(q * k, 0)
-    if NORM:
-        q_norm = gl.rsqrt(gl.sum(q * q, 0) + NORM_EPS)
-        k_norm = gl.rsqrt(gl.sum(k * k, 0) + NORM_EPS)
-        own *= q_norm * k_norm
-        q *= q_norm
-        k *= k_norm
-    sF.index(0).store((decay * erase * k).reshape([D // 4, 4]))
-    sF.index(1).store((decay * q * scale).reshape([D // 4, 4]))
-    sF.index(2).store(decay.reshape([D // 4, 4]))
-    sF.index(3).store(k.reshape([D // 4, 4]))
-    r = gl.convert_layout(r, COLUMNS)
+    decay = gl.full([D], 1.0, gl.float32, CHANNELS)
+    if DECAY > 0:
+        decay = load_decay(g + n * g_row, a, delta, key_head, channels, real, D, DECAY, SOFTPLUS)
+    erase = gl.full([D], 1.0, gl.float32, CHANNELS)
+    if ERASE > 0:
+        erase = gate(load_gate(b + n * b_row, key_head, channels, real, D, ERASE), RANGE)
+    q, k, q_window, k_window = keys_of(x, past, weight, q_channels, k_channels, places, real, WIDTH, SILU, NORM)
     if WIDTH > 1:
         shift(past, v_window, v_channels, places, real, WIDTH)
-        keep(past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, real, WIDTH,
-             HV // H)  # fmt: skip
+        keep(
+            past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, real,
+            WIDTH, HV // H,
+        )  # fmt: skip
+    sF.index(0).store(decay)
+    sF.index(1).store(k)
+    own = scale * gl.sum(q * k, 0)
+    q *= scale
 
-    async_copy.wait_group(0)
-    barrier()
-    erased = gl.zeros([VECTOR, D], gl.float32, SUMS)
-    out = gl.zeros([VECTOR, D], gl.float32, SUMS)
-    for turn in gl.static_range(PARTS):
-        barrier()
-        S = part(sS, turn, VECTOR, STATE).to(gl.float32)
-        if ERASE > 0:
-            erased += gl.sum(S * part(sF.index(0), turn, VECTOR, ROWS)[:, :, None], 1)
-        out += gl.sum(S * part(sF.index(1), turn, VECTOR, ROWS)[:, :, None], 1)
+    if VALUES == 8:
+        erased, out = products(sS, decay * erase * k, decay * q)
+    else:
+        erased, out = sums(sS, decay * erase * k, decay * q, LAYOUT, ROWS)
     if ERASE > 0:
-        r -= gl.sum(erased, 0)
-    out = gl.sum(out, 0) + own * r
-    gl.store(o + (n * HV + head) * D + gl.arange(0, D, COLUMNS), out.to(o.dtype.element_ty))
-    r = r[None, :][:, None, :]
-    for turn in gl.static_range(PARTS):
-        barrier()
-        S = part(sS, turn, VECTOR, STATE).to(gl.float32) * part(sF.index(2), turn, VECTOR, ROWS)[:, :, None]
-        S += part(sF.index(3), turn, VECTOR, ROWS)[:, :, None] * r
-        gl.store(state + turn * VECTOR * 4 * D + cells, S.to(state.dtype.element_ty))
+        r -= erased
+    out += own * r
+    gl.store(o + (n * HV + head) * D + channels, out.to(o.dtype.element_ty))
+    r = gl.convert_layout(r, gl.SliceLayout(0, LAYOUT))[None, :]
+    for turn in gl.static_range(D // ROWS):
+        S = part(sS, turn, ROWS).load(LAYOUT).to(gl.float32)
+        S *= part(sF.index(0), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None]
+        S += part(sF.index(1), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None] * r
+        gl.store(state + turn * ROWS * D + cells, S.to(state.dtype.element_ty))

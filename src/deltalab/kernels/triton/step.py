@@ -66,6 +66,22 @@ def filtered(window, weight, channels, places, real, WIDTH: tl.constexpr, SILU: 
 
 
 @triton.jit
+def keys_of(
+    x, past, weight, q_channels, k_channels, places, real,
+    WIDTH: tl.constexpr, SILU: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """q and k of the token [N] as the recurrence takes them, and their windows."""
+    q_window = load_window(x, past, q_channels, places, real, WIDTH)
+    k_window = load_window(x, past, k_channels, places, real, WIDTH)
+    q = filtered(q_window, weight, q_channels, places, real, WIDTH, SILU)
+    k = filtered(k_window, weight, k_channels, places, real, WIDTH, SILU)
+    if NORM:
+        q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
+        k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
+    return q, k, q_window, k_window
+
+
+@triton.jit
 def load_gate(x, head, channels, real, D: tl.constexpr, KIND: tl.constexpr):
     """A value per channel [N] in fp32, of x [heads, D] (KIND 2), or [heads] (KIND 1) where it is the same for all."""
     place = head * D + channels if KIND == 2 else head + 0 * channels
@@ -122,15 +138,14 @@ def decode_step(
         past += n * (2 * H * K + HV * V) * (WIDTH - 1)
     q_channels = key_head * K + keys
     k_channels = H * K + q_channels
-    q_window = load_window(x, past, q_channels, places, is_key, WIDTH)
-    k_window = load_window(x, past, k_channels, places, is_key, WIDTH)
-    q = filtered(q_window, weight, q_channels, places, is_key, WIDTH, SILU)
-    k = filtered(k_window, weight, k_channels, places, is_key, WIDTH, SILU)
-    if NORM:
-        q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
-        k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
+    q, k, q_window, k_window = keys_of(
+        x, past, weight, q_channels, k_channels, places, is_key, WIDTH, SILU, NORM
+    )  # fmt: skip
     if WIDTH > 1:
-        keep(past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, is_key, WIDTH, READERS)
+        keep(
+            past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, is_key,
+            WIDTH, READERS,
+        )  # fmt: skip
     decay = tl.full([BK], 1.0, tl.float32)
     if DECAY > 0:
         decay = load_decay(g + n * g_row, a, delta, key_head, keys, is_key, K, DECAY, SOFTPLUS)
