@@ -192,10 +192,16 @@ def as_it_is(x: Value, *_: object, **__: object) -> Value:
     return x
 
 
-def reduced(x: Block, axis: int, combine: Callable[..., Value]) -> Block:
-    while x.shape[axis] > 1:
-        x = combine(*x.chunk(2, axis))
-    return x.squeeze(axis)
+def reduced(x: Value, axis: int, combine: Callable[..., Value]) -> Value:
+    """Of a block, or of several at once."""
+    several = isinstance(x, tuple)
+    xs = x if several else (x,)
+    while xs[0].shape[axis] > 1:
+        firsts, seconds = zip(*(one.chunk(2, axis) for one in xs), strict=True)
+        xs = combine(*firsts, *seconds)
+        xs = xs if several else (xs,)
+    xs = tuple(one.squeeze(axis) for one in xs)
+    return xs if several else xs[0]
 
 
 def scanned(x: Block, axis: int, combine: Callable[..., Value]) -> Block:

@@ -14,7 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from deltalab.kernels.triton.gluon_parts import PLAIN, VECTOR, D, barrier, copy_async
-from deltalab.kernels.triton.step import filtered, gate, keep, keys_of, load_decay, load_gate, load_window, shift
+from deltalab.kernels.triton.step import filtered, gate, keep, load_decay, load_gate, load_window, normalized, shift
 
 WINDOW = gl.constexpr(gl.BlockedLayout([1, 4], [32, 1], [4, 1], [1, 0]))
 """The latest tokens of channels, a channel a thread."""
@@ -130,17 +130,21 @@ def shared_step(
     q_channels = key_head * D + channels
     k_channels = H * D + q_channels
     v_channels = 2 * H * D + head * D + channels
+    q_window = load_window(x, past, q_channels, places, real, WIDTH)
+    k_window = load_window(x, past, k_channels, places, real, WIDTH)
     v_window = load_window(x, past, v_channels, places, real, WIDTH)
-    r = filtered(v_window, weight, v_channels, places, real, WIDTH, SILU)
-    if WRITE > 0:
-        r *= gate(load_gate(w + n * w_row, head, channels, real, D, WRITE), SIGMOID)
     decay = gl.full([D], 1.0, gl.float32, CHANNELS)
     if DECAY > 0:
         decay = load_decay(g + n * g_row, a, delta, key_head, channels, real, D, DECAY, SOFTPLUS)
     erase = gl.full([D], 1.0, gl.float32, CHANNELS)
     if ERASE > 0:
         erase = gate(load_gate(b + n * b_row, key_head, channels, real, D, ERASE), RANGE)
-    q, k, q_window, k_window = keys_of(x, past, weight, q_channels, k_channels, places, real, WIDTH, SILU, NORM)
+    q = filtered(q_window, weight, q_channels, places, real, WIDTH, SILU)
+    k = filtered(k_window, weight, k_channels, places, real, WIDTH, SILU)
+    r = filtered(v_window, weight, v_channels, places, real, WIDTH, SILU)
+    if WRITE > 0:
+        r *= gate(load_gate(w + n * w_row, head, channels, real, D, WRITE), SIGMOID)
+    q, k, own = normalized(q, k, NORM)
     if WIDTH > 1:
         shift(past, v_window, v_channels, places, real, WIDTH)
         keep(
@@ -149,7 +153,7 @@ def shared_step(
         )  # fmt: skip
     sF.index(0).store(decay)
     sF.index(1).store(k)
-    own = scale * gl.sum(q * k, 0)
+    own *= scale
     q *= scale
 
     if VALUES == 8:

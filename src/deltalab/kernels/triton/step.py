@@ -66,19 +66,20 @@ def filtered(window, weight, channels, places, real, WIDTH: tl.constexpr, SILU: 
 
 
 @triton.jit
-def keys_of(
-    x, past, weight, q_channels, k_channels, places, real,
-    WIDTH: tl.constexpr, SILU: tl.constexpr, NORM: tl.constexpr,
-):  # fmt: skip
-    """q and k of the token [N] as the recurrence takes them, and their windows."""
-    q_window = load_window(x, past, q_channels, places, real, WIDTH)
-    k_window = load_window(x, past, k_channels, places, real, WIDTH)
-    q = filtered(q_window, weight, q_channels, places, real, WIDTH, SILU)
-    k = filtered(k_window, weight, k_channels, places, real, WIDTH, SILU)
+def add_three(a, b, c, x, y, z):
+    return a + x, b + y, c + z
+
+
+@triton.jit
+def normalized(q, k, NORM: tl.constexpr):
+    """q and k by their L2 norms, where they are to be, and q · k; the program waits for one sum."""
+    qk, qq, kk = tl.reduce((q * k, q * q, k * k), 0, add_three)
     if NORM:
-        q *= tl.rsqrt(tl.sum(q * q, 0) + NORM_EPS)
-        k *= tl.rsqrt(tl.sum(k * k, 0) + NORM_EPS)
-    return q, k, q_window, k_window
+        of_q = tl.rsqrt(qq + NORM_EPS)
+        of_k = tl.rsqrt(kk + NORM_EPS)
+        return q * of_q, k * of_k, qk * (of_q * of_k)
+    else:  # noqa: RET505, Triton needs one branch
+        return q, k, qk
 
 
 @triton.jit
@@ -138,9 +139,11 @@ def decode_step(
         past += n * (2 * H * K + HV * V) * (WIDTH - 1)
     q_channels = key_head * K + keys
     k_channels = H * K + q_channels
-    q, k, q_window, k_window = keys_of(
-        x, past, weight, q_channels, k_channels, places, is_key, WIDTH, SILU, NORM
-    )  # fmt: skip
+    q_window = load_window(x, past, q_channels, places, is_key, WIDTH)
+    k_window = load_window(x, past, k_channels, places, is_key, WIDTH)
+    q = filtered(q_window, weight, q_channels, places, is_key, WIDTH, SILU)
+    k = filtered(k_window, weight, k_channels, places, is_key, WIDTH, SILU)
+    q, k, own = normalized(q, k, NORM)
     if WIDTH > 1:
         keep(
             past, arrivals + n * H + key_head, q_window, k_window, q_channels, k_channels, places, is_key,
@@ -152,7 +155,7 @@ def decode_step(
     bk = k
     if ERASE > 0:
         bk = k * gate(load_gate(b + n * b_row, key_head, keys, is_key, K, ERASE), RANGE)
-    own = scale * tl.sum(q * k, 0)
+    own *= scale
     q *= scale
 
     state += (n * HV + head) * K * V
