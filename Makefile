@@ -52,12 +52,11 @@ test-browser: install ## Look at the report and at MLflow in Chromium (installed
 	BROWSER_INSTALL=1 $(BIN)/python -m pytest -rs -m browser tests/browser $(ARGS)
 
 test-tritons: install ## Compile the Triton kernels without a GPU, with the installed, the oldest and the newest Triton
-	$(BIN)/python -m pytest -m ahead tests/kernels $(ARGS)
-	for version in 3.6.0 3.9.0; do \
-		test -d .venv/tritons/$$version || $(BIN)/python -m pip install --disable-pip-version-check --no-deps -q \
-			--target .venv/tritons/$$version triton==$$version || exit 1; \
-		PYTHONPATH=.venv/tritons/$$version $(BIN)/python -m pytest -m ahead tests/kernels \
-			-k "90-gated_delta_net or convolutions" $(ARGS) || exit 1; \
+	for version in installed 3.6.0 3.9.0; do \
+		test $$version = installed || test -d .venv/tritons/$$version || $(BIN)/python -m pip install \
+			--disable-pip-version-check --no-deps -q --target .venv/tritons/$$version triton==$$version || exit 1; \
+		PYTHONPATH=.venv/tritons/$$version $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 2 --dist worksteal \
+			-m ahead tests/kernels $(ARGS) || exit 1; \
 	done
 
 test-gpu: install ## Run the tests that need a CUDA GPU
