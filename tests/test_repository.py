@@ -222,8 +222,8 @@ def ci_run(folder: Path, make: str = "", user: str = "0") -> subprocess.Complete
 
 
 class TestContinuousIntegration:
-    ALONE = ("install", "check", "docs", "test")
-    BESIDE = ("test-faults", "test-ranks", "test-tritons", "test-servers", "test-browser")
+    ALONE = ("install", "check", "docs", "test", "test-faults", "test-ranks")
+    BESIDE = ("test-tritons", "test-servers", "test-browser")
 
     def test_the_script_runs_the_targets(self) -> None:
         script = ROOT / ".ci/run"
