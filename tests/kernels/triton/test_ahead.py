@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,8 +57,8 @@ CONVOLUTIONS = [
 ]
 
 
-def compiled(capability: int, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+def compiled(capability: int, calls: list[dict[str, Any]], **environment: str) -> list[dict[str, Any]]:
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.triton.ahead", str(capability), str(SHARED[capability])],
         input=json.dumps(calls),
@@ -123,3 +125,17 @@ def test_step_and_convolution_compile_without_spills_in_bf16(calls: list[dict[st
             programs = RESIDENT[one["call"].get("state", "float32")]
             assert one["registers"] * 128 * programs <= 2**16, one
             assert (one["shared"] + 1024) * programs <= 228 * 1024, one
+
+
+def test_processes_that_compile_the_same_at_once_share_what_is_kept(tmp_path: Path) -> None:
+    def compile_again(_: object) -> list[dict[str, Any]]:
+        return compiled(90, STEPS[:1], TRITON_CACHE_DIR=str(tmp_path))
+
+    with ThreadPoolExecutor(3) as processes:
+        first, *others = processes.map(compile_again, range(3))
+    assert all(found == first for found in others)
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    assert sum(file.suffix == ".cubin" for file in kept) == len(first)
+    assert not [file for file in kept if "tmp" in str(file.relative_to(tmp_path))]
+    assert compile_again(None) == first
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == kept  # none anew
