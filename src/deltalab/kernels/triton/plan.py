@@ -57,6 +57,7 @@ def shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
+@lru_cache(maxsize=64)
 def has_warpgroup_products(device: torch.device) -> bool:
     """Whether a GPU is a Hopper, which alone has the products that a kernel in Gluon is written for."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
