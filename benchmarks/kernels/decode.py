@@ -45,15 +45,17 @@ def layers_of(moved: int) -> int:
 
 def captured(step: Callable[[int], object], layers: int) -> Callable[[int], object]:
     """Replays of the steps of so many layers, captured in one graph."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
+
+    def token() -> None:
         for layer in range(layers):
             step(layer)
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        token()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for layer in range(layers):
-            step(layer)
+        token()
     return lambda _: graph.replay()
 
 

@@ -146,10 +146,19 @@ def decoded(problem: Problem, x: dict[str, Tensor], cache: Cache, first: int = 0
     return torch.stack([step(problem, x, t, cache) for t in range(first, problem.time)], 1)
 
 
-def assert_matches(problem: Problem, bound: float = 1e-5, dtype: torch.dtype = torch.float32,
-                   state_dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
-    """Outputs, state and past are those of the layer on the same rounded inputs."""
-    given = on_device(problem.inputs(), dtype)
+def strong_and_missing_decay(problem: Problem) -> dict[str, Tensor]:
+    """Inputs whose channels decay by e^-200 a token and not at all, in turn."""
+    x = problem.inputs()
+    x["g"] = torch.where(torch.arange(problem.width) % 2 == 0, -200.0, 0.0).double().expand_as(x["g"]).contiguous()
+    return x
+
+
+def assert_matches(
+    problem: Problem, bound: float = 1e-5, dtype: torch.dtype = torch.float32,
+    state_dtype: torch.dtype = torch.float32, inputs: dict[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Outputs, state and past are those of the layer on the same rounded inputs, the problem's unless given."""
+    given = on_device(problem.inputs() if inputs is None else inputs, dtype)
     given["state"] = given["state"].to(state_dtype)
     cache = empty_cache(problem, given)
     exact = {name: leaf.double() for name, leaf in given.items()}

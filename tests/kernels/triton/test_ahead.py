@@ -131,11 +131,14 @@ def test_processes_that_compile_the_same_at_once_share_what_is_kept(tmp_path: Pa
     def compile_again(_: object) -> list[dict[str, Any]]:
         return compiled(90, STEPS[:1], TRITON_CACHE_DIR=str(tmp_path))
 
+    def written() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+
     with ThreadPoolExecutor(3) as processes:
         first, *others = processes.map(compile_again, range(3))
     assert all(found == first for found in others)
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    kept = written()
     assert sum(file.suffix == ".cubin" for file in kept) == len(first)
     assert not [file for file in kept if "tmp" in str(file.relative_to(tmp_path))]
     assert compile_again(None) == first
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == kept  # none anew
+    assert written() == kept  # none anew

@@ -24,10 +24,10 @@ from tests.kernels.triton.stepping import (
     assert_matches,
     decoded,
     empty_cache,
-    layer,
     on_device,
     rule_inputs,
     step,
+    strong_and_missing_decay,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -109,11 +109,7 @@ def test_writes_where_it_is_told_to() -> None:
 
 def test_strong_and_missing_decay_stay_finite() -> None:
     problem = Problem(raw=False)
-    x = problem.inputs()
-    x["g"] = torch.where(torch.arange(problem.width) % 2 == 0, -200.0, 0.0).double().expand_as(x["g"]).contiguous()
-    given = on_device(x)
-    got = decoded(problem, given, empty_cache(problem, given))
-    assert rms_error(got, layer(problem, x)[0].to(got.device)) < 1e-5
+    assert_matches(problem, inputs=strong_and_missing_decay(problem))
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 3, 20])

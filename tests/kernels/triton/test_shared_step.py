@@ -17,6 +17,7 @@ from tests.kernels.triton.stepping import (
     empty_cache,
     layer,
     on_device,
+    strong_and_missing_decay,
 )
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
@@ -81,12 +82,8 @@ def test_grouped_heads_and_batches(batch: int, heads: int, group: int) -> None:
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16])
 def test_strong_and_missing_decay_stay_finite(state_dtype: torch.dtype) -> None:
     problem = Problem(raw=False, **WIDE)
-    x = problem.inputs()
-    x["g"] = torch.where(torch.arange(problem.width) % 2 == 0, -200.0, 0.0).double().expand_as(x["g"]).contiguous()
-    given = on_device(x)
-    given["state"] = given["state"].to(state_dtype)
-    got = decoded(problem, given, empty_cache(problem, given))
-    assert rms_error(got, layer(problem, x)[0].to(got.device)) < (1e-5 if state_dtype is torch.float32 else 1e-2)
+    bound = 1e-5 if state_dtype is torch.float32 else 1e-2
+    assert_matches(problem, bound, state_dtype=state_dtype, inputs=strong_and_missing_decay(problem))
 
 
 @pytest.mark.parametrize(("width", "values", "shift"), [(64, 128, 0), (128, 64, 0), (128, 128, 1)])

@@ -46,6 +46,12 @@ def part(tile, PART: gl.constexpr, ROWS: gl.constexpr):
 
 
 @gluon.jit
+def factors(tile, WHICH: gl.constexpr, PART: gl.constexpr, ROWS: gl.constexpr, LAYOUT: gl.constexpr):
+    """What rows of the state are multiplied by, [ROWS, 1]."""
+    return part(tile.index(WHICH), PART, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None]
+
+
+@gluon.jit
 def three(x):
     """The bf16 whose sum is x, and nothing, [D, 2, 2]."""
     first = x.to(gl.bfloat16)
@@ -82,8 +88,8 @@ def sums(sS, e, q, LAYOUT: gl.constexpr, ROWS: gl.constexpr):
     Sq = gl.zeros([4, D], gl.float32, QUARTERS)
     for turn in gl.static_range(D // ROWS):
         S = part(sS, turn, ROWS).load(LAYOUT)
-        Se += in_fours(S * part(sE.index(0), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None])
-        Sq += in_fours(S * part(sE.index(1), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None])
+        Se += in_fours(S * factors(sE, 0, turn, ROWS, LAYOUT))
+        Sq += in_fours(S * factors(sE, 1, turn, ROWS, LAYOUT))
     return of_warps(Se), of_warps(Sq)
 
 
@@ -167,6 +173,6 @@ def shared_step(
     r = gl.convert_layout(r, gl.SliceLayout(0, LAYOUT))[None, :]
     for turn in gl.static_range(D // ROWS):
         S = part(sS, turn, ROWS).load(LAYOUT).to(gl.float32)
-        S *= part(sF.index(0), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None]
-        S += part(sF.index(1), turn, ROWS).load(gl.SliceLayout(1, LAYOUT))[:, None] * r
+        S *= factors(sF, 0, turn, ROWS, LAYOUT)
+        S += factors(sF, 1, turn, ROWS, LAYOUT) * r
         gl.store(state + turn * ROWS * D + cells, S.to(state.dtype.element_ty))
